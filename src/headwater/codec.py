@@ -1,0 +1,142 @@
+"""Models to canonical JSON bytes and back: pydantic models, msgspec Structs, dataclasses and plain dicts.
+
+Canonical means: keys sorted, no white space, so that equal documents have equal bytes. Integers are int64, floats
+finite, Decimals strings, times RFC 3339 (design §3 "Values").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from headwater.errors import DeclarationError, InvalidValue
+
+T = TypeVar("T")
+_encoder = msgspec.json.Encoder(order="sorted", decimal_format="string")
+_decoder = msgspec.json.Decoder()
+encode_json = _encoder.encode
+decode_json: Callable[[bytes], Any] = _decoder.decode
+INT64 = range(-(2**63), 2**63)
+
+
+class Codec(Generic[T]):
+    """Encodes and decodes one model. Stateless and safe to share between threads."""
+
+    def __init__(self, model: type[T], encode: Callable[[T], bytes], decode: Callable[[bytes], T]) -> None:
+        self.model = model
+        self.encode = encode
+        self.decode = decode
+
+
+def check_json(value: Any, path: str = "") -> None:
+    """Raise `InvalidValue` naming the place of a number that not every engine can hold, or of a foreign type."""
+    match value:
+        case None | bool() | str():
+            return
+        case int():
+            if value not in INT64:
+                raise InvalidValue(f"{path or 'value'} is beyond 64 bits", hint="store it as a string")
+        case float():
+            if not math.isfinite(value):
+                raise InvalidValue(f"{path or 'value'} is {value}", hint="only finite numbers can be stored")
+        case dict():
+            for name, item in value.items():
+                check_json(item, f"{path}.{name}" if path else str(name))
+        case list():
+            for n, item in enumerate(value):
+                check_json(item, f"{path}[{n}]")
+        case _:
+            raise InvalidValue(f"{path or 'value'} has the type {type(value).__name__}", hint="use JSON types")
+
+
+def _encode_dict(value: Any) -> bytes:
+    if not isinstance(value, dict):
+        raise InvalidValue(f"expected a dict, got {type(value).__name__}")
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True)
+    except (TypeError, ValueError) as error:
+        raise InvalidValue(str(error)) from error
+    check_json(plain)
+    return encode_json(plain)
+
+
+def _pydantic(model: type[Any]) -> Codec[Any]:
+    adapter: TypeAdapter[Any] = TypeAdapter(model)
+    dump, validate = adapter.serializer.to_python, adapter.validator.validate_json
+
+    def encode(value: Any) -> bytes:
+        if not isinstance(value, model):
+            raise InvalidValue(f"expected {model.__name__}, got {type(value).__name__}")
+        plain = dump(value, mode="json", by_alias=True, warnings="error")
+        check_json(plain)
+        return encode_json(plain)
+
+    def decode(data: bytes) -> Any:
+        try:
+            return validate(data, by_alias=True, by_name=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise InvalidValue(f"not a {model.__name__}: {place}: {first['msg']}") from error
+
+    return Codec(model, encode, decode)
+
+
+def _msgspec(model: type[Any]) -> Codec[Any]:
+    decoder = msgspec.json.Decoder(model)
+
+    def encode(value: Any) -> bytes:
+        if not isinstance(value, model):
+            raise InvalidValue(f"expected {model.__name__}, got {type(value).__name__}")
+        plain = msgspec.to_builtins(value, str_keys=True)
+        check_json(plain)
+        return encode_json(plain)
+
+    def decode(data: bytes) -> Any:
+        try:
+            return decoder.decode(data)
+        except msgspec.ValidationError as error:
+            raise InvalidValue(f"not a {model.__name__}: {error}") from error
+
+    return Codec(model, encode, decode)
+
+
+_codecs: dict[Any, Codec[Any]] = {}
+
+
+def codec_for(model: type[T]) -> Codec[T]:
+    """The codec of a model; the same object for the same model.
+
+    Raises `DeclarationError` for a type that is none of pydantic model, msgspec Struct, dataclass, dict.
+    """
+    if model not in _codecs:
+        _codecs[model] = _build(model)
+    return cast("Codec[T]", _codecs[model])
+
+
+def _build(model: Any) -> Codec[Any]:
+    if model is dict:
+        return Codec(dict, _encode_dict, decode_json)
+    if isinstance(model, type):
+        if issubclass(model, BaseModel):
+            return _pydantic(model)
+        if issubclass(model, msgspec.Struct) or hasattr(model, "__dataclass_fields__"):
+            return _msgspec(model)
+    raise DeclarationError(
+        f"{model!r} is not a model", hint="use a pydantic model, a msgspec Struct, a dataclass or dict"
+    )
+
+
+def field_names(model: type[Any]) -> frozenset[str] | None:
+    """The stored (JSON) names of a model's fields; None when any name may occur (dict)."""
+    if issubclass(model, BaseModel):
+        return frozenset(field.serialization_alias or name for name, field in model.model_fields.items())
+    if issubclass(model, msgspec.Struct):
+        return frozenset(field.encode_name for field in msgspec.structs.fields(model))
+    if hasattr(model, "__dataclass_fields__"):
+        return frozenset(model.__dataclass_fields__)
+    return None

@@ -1,0 +1,271 @@
+"""What a store must be able to do: the Protocols that every engine implements, in semantic verbs.
+
+Identities: resources are named "app/resource"; a record by (table, key); a message by (queue, position), with a
+lease's fencing token added while it is delivered; an event, commit and record version by the ids that
+`unit.Commit` carries. States of a message: delayed → ready → leased → gone, or → dead letter.
+
+Guarantee: `commit` resolves only when all of the commit is on stable storage. It raises and nothing was written:
+`Conflict` (a validated read is stale), `LeaseLost` (a settled lease has passed on), `AlreadyClaimed` (a claim is
+taken), `QueueFull`, `InvalidValue` and `TooLarge` (the commit itself is wrong), `StoreFull` (no room). It raises
+`CommitUnknown` when the outcome can't be known; the store must then be opened anew.
+
+Order: commits are applied one after the other. Changes of one key, and messages of one group, are handed out in
+commit order; a group has at most one valid lease holder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from headwater.catalog import Catalog, RouteSpec
+from headwater.errors import HeadwaterError
+from headwater.events import Delivery, Envelope, Key, KeyPart
+from headwater.unit import Commit, Committed
+
+
+class AlreadyClaimed(HeadwaterError):
+    """A claim of the commit is taken; `result` is what its taker stored."""
+
+    def __init__(self, scope: str, id: str, result: bytes) -> None:
+        super().__init__(f"{id} was used before", operation="claim", resource=scope)
+        self.result = result
+
+
+class Features(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine can do; an app that needs more is refused at start."""
+
+    engine: str
+    max_unit_operations: int
+    ordered_groups: bool = True
+    single_process: bool = False
+
+
+class Record(msgspec.Struct, frozen=True):
+    key: Key
+    body: bytes
+    version: str
+    schema: int = 1
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Records of one partition (or of the whole table when None), in key order, or in the index's order.
+
+    `low` and `high` bound the sort part, both ends included; `prefix` is a prefix of a string sort part. `after`
+    is the position that a page ended at (`Rows.next`), exclusive, in the direction of reading.
+    """
+
+    table: str
+    index: str = ""
+    partition: KeyPart | None = None
+    low: KeyPart | None = None
+    high: KeyPart | None = None
+    prefix: str = ""
+    limit: int = 100
+    after: tuple[KeyPart, ...] | None = None
+    reverse: bool = False
+
+
+class RecordPage(msgspec.Struct, frozen=True):
+    records: list[Record]
+    next: tuple[KeyPart, ...] | None = None
+
+
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of messages. `depth` is all that wait (ready or delayed) or are leased; ages in milliseconds."""
+
+    queue: str
+    depth: int
+    in_flight: int
+    delayed: int
+    dead: int
+    oldest_age_ms: int
+    paused: bool
+    sent: int = 0
+    settled: int = 0
+    retried: int = 0
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as it waits, seen without leasing it."""
+
+    queue: str
+    position: int
+    event: Envelope
+    receives: int
+    ready_ms: int
+    group: str | None = None
+    failures: tuple[dict[str, Any], ...] = ()
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    queue: str
+    message_id: str
+    event: Envelope
+    receives: int
+    reason: str
+    died_ms: int
+    group: str | None = None
+    failures: tuple[dict[str, Any], ...] = ()
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    id: str
+    route: RouteSpec
+
+
+class TracedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of the history with the state of each of its messages: waiting, dead or done."""
+
+    position: int
+    event: Envelope
+    messages: dict[str, str]
+
+
+class Lifecycle(Protocol):
+    @property
+    def features(self) -> Features: ...
+
+    async def open(self) -> None:
+        """Take the store, recover it, create or check its schema.
+
+        Raises `StoreLocked`, `StoreTooNew`, `StoreDamaged`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish the commits in flight and give the store back. Idempotent."""
+        ...
+
+    async def install(self, catalog: Catalog) -> int:
+        """Merge the catalog of these apps and return the store's revision; the same catalog keeps it.
+
+        Backfills new indexes. Raises `DeclarationError` for a changed key or an unknown route target.
+        """
+        ...
+
+    async def catalog(self) -> Catalog:
+        """The merged catalog of all apps, with the subscriptions made at run time."""
+        ...
+
+    async def check(self) -> list[str]:
+        """Read everything and name each damage found; empty means sound."""
+        ...
+
+
+class Commits(Protocol):
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        """Apply all of the commit durably, or raise and apply nothing (see the module's note).
+
+        Commits of one caller are applied in the order of the calls. Cancelling the future undoes nothing.
+        """
+        ...
+
+    async def now_ms(self) -> int:
+        """The store's time: never steps back."""
+        ...
+
+
+class Records(Protocol):
+    async def read(self, table: str, key: Key) -> Record | None:
+        """The committed record; None when absent or expired."""
+        ...
+
+    async def query(self, query: Query) -> RecordPage: ...
+
+    async def history(self, table: str, key: Key, limit: int) -> list[Envelope]:
+        """The key's changes that the history still holds, newest first."""
+        ...
+
+
+class Deliveries(Protocol):
+    async def receive(self, queue: str, limit: int, *, grouped: bool = False) -> list[Delivery]:
+        """Lease up to `limit` ready messages; waits until there is one. `grouped` allows several of one group.
+
+        Cancelling it loses nothing. A paused queue hands out nothing.
+        """
+        ...
+
+    async def suspects(self, queue: str) -> list[Delivery]:
+        """Lease the messages that ran when the process last died; their receive counts include that run."""
+        ...
+
+    def begin(self, delivery: Delivery) -> None:
+        """The handler is about to run: from here the process's death counts as a receive."""
+        ...
+
+    def end(self, delivery: Delivery) -> None:
+        """The handler has returned; its commit may still be under way."""
+        ...
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Hold the leases for another visibility time-out; leases already lost are ignored."""
+        ...
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give the leases back at once, without counting this receive."""
+        ...
+
+
+class Queues(Protocol):
+    async def stats(self) -> list[QueueStats]: ...
+
+    async def peek(self, queue: str, limit: int, after: int = 0) -> list[Waiting]: ...
+
+    async def pause(self, queue: str, paused: bool) -> None:
+        """Durable. Leased messages finish; nothing more is handed out until resumed."""
+        ...
+
+    async def purge(self, queue: str) -> int:
+        """Remove all messages that are not leased; how many there were."""
+        ...
+
+    async def dead_letters(self, queue: str = "", limit: int = 100, after: int = 0) -> list[DeadLetter]: ...
+
+    async def subscribe(self, route: RouteSpec) -> Subscription:
+        """Add a route at run time; the same route again returns the present subscription."""
+        ...
+
+    async def unsubscribe(self, id: str) -> bool: ...
+
+    async def replay(self, table: str, queue: str) -> int:
+        """Put each present record into the queue as an `inserted` change; how many."""
+        ...
+
+
+class History(Protocol):
+    async def claimed(self, scope: str, id: str) -> bytes | None:
+        """The result stored with a claim that is not expired."""
+        ...
+
+    async def event(self, id: str) -> TracedEvent | None: ...
+
+    async def trace(self, trace: str, limit: int = 1000) -> list[TracedEvent]:
+        """The events of a trace in commit order."""
+        ...
+
+    async def events(self, after: int, limit: int = 100) -> list[TracedEvent]:
+        """Events in commit order from the position `after`, exclusive; -1 answers the newest ones."""
+        ...
+
+
+class Upkeep(Protocol):
+    async def expire_records(self, limit: int) -> int:
+        """Remove records whose time to live has passed, as changes marked `expired`; how many."""
+        ...
+
+    async def expire_messages(self, limit: int) -> int:
+        """Move messages older than their queue's retention to the dead letters; how many."""
+        ...
+
+    async def sweep(self, history_ms: int, limit: int) -> int:
+        """Delete events that no message needs and that are older than `history_ms`, and expired claims."""
+        ...
+
+
+class Engine(Lifecycle, Commits, Records, Deliveries, Queues, History, Upkeep, Protocol):
+    """One store, opened by one process."""

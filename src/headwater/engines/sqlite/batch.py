@@ -1,0 +1,390 @@
+"""One batch of commits: checked and applied one after the other in memory, written as one sum.
+
+`prefetch` reads all records and claims that the batch names in a few statements. `apply` checks one commit against
+that image, moved on by the commits before it, and adopts it or refuses it as a whole: a refusal leaves no trace.
+`flush.write` then writes what changed. So a batch costs a fixed number of statements, whatever its length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+import msgspec
+
+from headwater.catalog import TableSpec, index_entry
+from headwater.codec import decode_json
+from headwater.engine import AlreadyClaimed
+from headwater.engines.sqlite import documents
+from headwater.engines.sqlite.database import Row, checksum, select_rows, verify
+from headwater.engines.sqlite.state import Entry, Head, Lease, State, decode_envelope, encode_envelope
+from headwater.errors import Conflict, HeadwaterError, LeaseLost, QueueFull, UnknownResource
+from headwater.events import INSERTED, MAX_DEPTH, MODIFIED, REMOVED, Envelope, Key
+from headwater.unit import Commit, Committed, Emit, Settle, Write
+
+DEDUPLICATION_MS = 5 * 60_000
+_RECORDS = (
+    "WITH k(t, p, s) AS (VALUES {keys}) SELECT tbl, pk, sk, version, body, crc, schema, expires_ms"
+    " FROM k CROSS JOIN record ON tbl = t AND pk = p AND sk = s"
+)
+_CLAIMS = (
+    "WITH k(s, i) AS (VALUES {keys}) SELECT scope, id, expires_ms, result"
+    " FROM k CROSS JOIN claim ON scope = s AND id = i"
+)
+_DEAD = "WITH k(i) AS (VALUES {keys}) SELECT id, queue, event_id, envelope, crc, grp FROM k CROSS JOIN dead ON id = i"
+Slot = tuple[int, str, str | int]
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A record as the batch sees it."""
+
+    version: str
+    body: bytes
+    expires_ms: int | None
+    schema: int
+
+
+class _Plan(msgspec.Struct):
+    """What one commit would do, worked out before anything of the batch is touched."""
+
+    records: list[tuple[Slot, Write, Stored | None, Stored | None]] = []
+    emits: list[tuple[Emit, str]] = []
+    duplicates: dict[int, str] = {}
+    missing: list[int] = []
+
+
+class Batch:
+    def __init__(self, state: State, connection: apsw.Connection, now_ms: int) -> None:
+        self.state = state
+        self.connection = connection
+        self.now_ms = now_ms
+        self.head = Head(*msgspec.structs.astuple(state.head))
+        self.head.time_ms = now_ms
+        self.records: dict[Slot, Stored | None] = {}
+        self.claims: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self.dead_letters: dict[int, Row] = {}
+        self.dirty: set[Slot] = set()
+        self.entries: dict[Row, bool] = {}
+        self.new_claims: set[tuple[str, str]] = set()
+        self.events: list[Row] = []
+        self.messages: list[Row] = []
+        self.fresh: dict[int, list[Entry]] = {}
+        self.settled: dict[tuple[int, int], tuple[Lease, Settle]] = {}
+        self.attempts: list[Row] = []
+        self.buried: list[Row] = []
+        self.redriven: dict[int, int] = {}
+        self.added: dict[int, int] = {}
+
+    def prefetch(self, commits: list[Commit]) -> None:
+        records: set[Slot] = set()
+        claims: set[tuple[str, str]] = set()
+        dead: set[tuple[int]] = set()
+        ids = self.state.ids
+        for commit in commits:
+            for read in commit.reads:
+                records.add((ids.get(read.table, 0), *read.key))
+            for write in commit.writes:
+                records.add((ids.get(write.table, 0), *write.key))
+            for claim in commit.claims:
+                claims.add((claim.scope, claim.id))
+            for emit in commit.emits:
+                if emit.dedup:
+                    claims.add(_dedup(emit))
+            for redrive in commit.redrives:
+                dead.add((redrive.id,))
+        if records:
+            self._prefetch_records(list(records))
+        if claims:
+            rows = select_rows(self.connection, _CLAIMS, list(claims))
+            self.claims = {(scope, id): (expires, result) for scope, id, expires, result in rows}
+        if dead:
+            self.dead_letters = {row[0]: row for row in select_rows(self.connection, _DEAD, list(dead))}
+
+    def _prefetch_records(self, slots: list[Slot]) -> None:
+        self.records = dict.fromkeys(slots)
+        for tbl, pk, sk, version, body, crc, schema, expires in select_rows(self.connection, _RECORDS, slots):
+            verify(crc, lambda: f"{self.state.names[tbl]} {pk} {sk}", body)  # noqa: B023
+            self.records[tbl, pk, sk] = Stored(version, body, expires, schema)
+
+    def apply(self, commit: Commit) -> Committed | HeadwaterError:
+        """Adopt the commit into the batch, or return why it is refused."""
+        try:
+            plan = self._plan(commit)
+        except HeadwaterError as error:
+            return error
+        for slot, write, old, new in plan.records:
+            self._adopt_record(commit, slot, write, old, new)
+        for emit, target in plan.emits:
+            self._adopt_emit(emit, target)
+        for settle in commit.settles:
+            self._adopt_settle(settle)
+        for claim in commit.claims:
+            self._claim((claim.scope, claim.id), claim.expires_ms, claim.result)
+        if commit.redrives:
+            plan.missing = self._redrive(commit)
+        return Committed(self.now_ms, plan.duplicates, tuple(plan.missing))
+
+    # Checks: nothing of the batch changes here.
+
+    def _plan(self, commit: Commit) -> _Plan:
+        plan = _Plan()
+        for settle in commit.settles:
+            self._check_lease(settle)
+        for read in commit.reads:
+            present = self._present((self._table_id(read.table), *read.key))
+            if (present.version if present else None) != read.version:
+                raise Conflict(f"{read.key[0]!r} changed after it was read", operation="commit", resource=read.table)
+        for claim in commit.claims:
+            taken = self.claims.get((claim.scope, claim.id))
+            if taken and taken[0] > self.now_ms:
+                raise AlreadyClaimed(claim.scope, claim.id, taken[1])
+        for write in commit.writes:
+            slot = (self._table_id(write.table), *write.key)
+            old = self._present(slot)
+            plan.records.append((slot, write, old, self._after(write, old)))
+        sends: dict[str, int] = {}
+        for n, emit in enumerate(commit.emits):
+            self._plan_emit(plan, n, emit, sends)
+        return plan
+
+    def _check_lease(self, settle: Settle) -> None:
+        place = (self.state.ids.get(settle.queue, 0), settle.position)
+        lease = self.state.leases.get(place)
+        if lease is None or lease.delivery.fence != settle.fence or place in self.settled:
+            raise LeaseLost(
+                "the lease has passed on; this attempt has no effect",
+                operation="commit",
+                resource=settle.queue,
+            )
+
+    def _table_id(self, table: str) -> int:
+        if table not in self.state.tables:
+            raise UnknownResource("no such table", operation="commit", resource=table)
+        return self.state.ids[table]
+
+    def _present(self, slot: Slot) -> Stored | None:
+        record = self.records[slot]
+        if record and record.expires_ms is not None and record.expires_ms <= self.now_ms:
+            return None
+        return record
+
+    def _after(self, write: Write, old: Stored | None) -> Stored | None:
+        spec = self.state.tables[write.table]
+        body = write.body
+        if write.blind or write.merges:
+            base = (old.body if old else None) if write.blind else body
+            body = documents.merged(spec, write, base)
+        if body is None:
+            return None
+        return Stored(write.version, body, documents.expiry(spec, body, self.now_ms), spec.schema)
+
+    def _plan_emit(self, plan: _Plan, n: int, emit: Emit, sends: dict[str, int]) -> None:
+        if emit.dedup:
+            taken = self.claims.get(_dedup(emit))
+            if taken and taken[0] > self.now_ms:
+                plan.duplicates[n] = taken[1].decode()
+                return
+        queue = emit.queue
+        if queue:
+            spec = self.state.queues.get(queue)
+            if spec is None:
+                raise UnknownResource("no such queue", operation="send", resource=queue)
+            if spec.max_depth:
+                sends[queue] = sends.get(queue, 0) + 1
+                self._check_depth(queue, spec.max_depth, sends[queue])
+        elif emit.event.source not in self.state.ids:
+            raise UnknownResource("no such source", operation="publish", resource=emit.event.source)
+        plan.emits.append((emit, queue))
+
+    def _check_depth(self, queue: str, maximum: int, more: int) -> None:
+        number = self.state.ids[queue]
+        if self.state.counts[number].depth + self.added.get(number, 0) + more > maximum:
+            raise QueueFull(
+                f"the queue holds its maximum of {maximum} messages",
+                operation="send",
+                resource=queue,
+                hint="send later, or raise max_depth",
+            )
+
+    # Adoption: the commit is accepted, nothing below can refuse it.
+
+    def _adopt_record(self, commit: Commit, slot: Slot, write: Write, old: Stored | None, new: Stored | None) -> None:
+        spec = self.state.tables[write.table]
+        stale = self.records[slot]
+        if stale is not None and old is None and not write.expired:
+            self._emit_change(commit, write, stale, None, expired=True)
+        if write.expired:
+            if old is not None:
+                return
+            old = stale
+        if old is None and new is None:
+            return
+        self.records[slot] = new
+        self.dirty.add(slot)
+        self._move_entries(spec, slot, stale, new)
+        if old is None or new is None or old.body != new.body:
+            self._emit_change(commit, write, old, new, expired=write.expired)
+
+    def _move_entries(self, spec: TableSpec, slot: Slot, old: Stored | None, new: Stored | None) -> None:
+        if not spec.indexes:
+            return
+        before = decode_json(old.body) if old else {}
+        after = decode_json(new.body) if new else {}
+        for index in spec.indexes:
+            number = self.state.ids[f"{spec.name}#{index.name}"]
+            was, now = index_entry(index, before), index_entry(index, after)
+            if was == now:
+                continue
+            if was:
+                self.entries[number, *was, *slot[1:]] = False
+            if now:
+                self.entries[number, *now, *slot[1:]] = True
+
+    def _emit_change(
+        self, commit: Commit, write: Write, old: Stored | None, new: Stored | None, *, expired: bool
+    ) -> None:
+        spec = self.state.tables[write.table]
+        kind = REMOVED if new is None else INSERTED if old is None else MODIFIED
+        superseded = expired and not write.expired
+        event = Envelope(
+            id=f"{write.version}x" if superseded else write.version,
+            source=write.table,
+            type=kind,
+            subject=documents.subject(write.key),
+            time_ms=self.now_ms,
+            data=new.body if new and spec.images in ("both", "new") else None,
+            old=old.body if old and spec.images in ("both", "old") else None,
+            key=write.key,
+            version=write.version,
+            expired=expired,
+            caller=commit.caller,
+            cause=commit.cause,
+            trace=commit.trace,
+            depth=commit.depth,
+            schema=spec.schema,
+            old_schema=old.schema if old else 1,
+        )
+        self._store_event(event)
+
+    def _store_event(self, event: Envelope) -> None:
+        queues = []
+        seq = self._next_seq()
+        for destination in self.state.router.destinations(event):
+            number = self.state.ids[destination.queue]
+            queues.append(str(number))
+            self._add_message(number, seq, event, destination.group, destination.delay_ms)
+        self._append_event(seq, event, ",".join(queues))
+
+    def _next_seq(self) -> int:
+        self.head.event_seq += 1
+        return self.head.event_seq
+
+    def _append_event(self, seq: int, event: Envelope, queues: str) -> None:
+        body = encode_envelope(event)
+        source = self.state.ids[event.source]
+        subject = event.subject if event.key else None
+        self.events.append((seq, event.id, event.trace, source, subject, event.time_ms, body, checksum(body), queues))
+
+    def _add_message(
+        self, queue: int, seq: int, event: Envelope, group: str | None, delay_ms: int, *, redriven: bool = False
+    ) -> None:
+        if event.depth > MAX_DEPTH:
+            self._bury(queue, event, group, 0, f"the event is more than {MAX_DEPTH} causes deep")
+            return
+        self.head.position = position = self.head.position + 1
+        ready_ms = self.now_ms + delay_ms if delay_ms else 0
+        self.messages.append((queue, position, seq, group, ready_ms, 0, redriven, self.now_ms))
+        entry = Entry(position, seq, event, group, ready_ms, 0, redriven, self.now_ms)
+        fresh = self.fresh.get(queue)
+        if fresh is None:
+            self.fresh[queue] = [entry]
+        else:
+            fresh.append(entry)
+        self.added[queue] = self.added.get(queue, 0) + 1
+
+    def _adopt_emit(self, emit: Emit, queue: str) -> None:
+        event = emit.event
+        event.time_ms = self.now_ms
+        if emit.dedup:
+            self._claim(_dedup(emit), self.now_ms + DEDUPLICATION_MS, event.id.encode())
+        if not queue:
+            self._store_event(event)
+            return
+        spec, number = self.state.queues[queue], self.state.ids[queue]
+        seq = self._next_seq()
+        delay_ms = spec.delay_ms if emit.delay_ms is None else emit.delay_ms
+        self._add_message(number, seq, event, (emit.group or "") if spec.fifo else None, delay_ms)
+        self._append_event(seq, event, str(number))
+
+    def _adopt_settle(self, settle: Settle) -> None:
+        if settle.outcome == "fence":
+            return
+        number = self.state.ids[settle.queue]
+        place = (number, settle.position)
+        lease = self.state.leases[place]
+        self.settled[place] = (lease, settle)
+        delivery = lease.delivery
+        if settle.outcome == "bury":
+            self._bury(number, delivery.event, delivery.group, delivery.receives, settle.reason)
+        if settle.outcome in ("retry", "bury", "discard"):
+            self._record_attempt(number, lease, settle)
+
+    def _record_attempt(self, queue: int, lease: Lease, settle: Settle) -> None:
+        delivery, failure = lease.delivery, settle.failure
+        self.attempts.append(
+            (
+                delivery.event.id,
+                queue,
+                delivery.receives,
+                settle.outcome,
+                failure.error if failure else settle.reason,
+                failure.traceback if failure else "",
+                failure.started_ms if failure else self.now_ms,
+                failure.ended_ms if failure else self.now_ms,
+            )
+        )
+
+    def _bury(self, queue: int, event: Envelope, group: str | None, receives: int, reason: str) -> None:
+        body = encode_envelope(event)
+        self.buried.append((queue, event.id, body, checksum(body), group, receives, reason, self.now_ms))
+
+    def _claim(self, key: tuple[str, str], expires_ms: int, result: bytes) -> None:
+        self.claims[key] = (expires_ms, result)
+        self.new_claims.add(key)
+
+    def _redrive(self, commit: Commit) -> list[int]:
+        missing: list[int] = []
+        for n, redrive in enumerate(commit.redrives):
+            row = self.dead_letters.pop(redrive.id, None)
+            if row is None:
+                missing.append(redrive.id)
+                continue
+            _, queue, _, body, crc, group = row
+            self.redriven[redrive.id] = queue
+            verify(crc, lambda: f"dead letter {redrive.id}", body)  # noqa: B023
+            event = decode_envelope(body)
+            if redrive.discard:
+                self.attempts.append((event.id, queue, 0, "discard", redrive.reason, "", self.now_ms, self.now_ms))
+                continue
+            if redrive.data is not None:
+                event = documents.edited(event, f"{commit.id}-r{n}", redrive.data, self.now_ms)
+            event.depth = 0
+            seq = self._next_seq()
+            self._add_message(queue, seq, event, group, 0, redriven=True)
+            self._append_event(seq, event, str(queue))
+        return missing
+
+
+def _dedup(emit: Emit) -> tuple[str, str]:
+    return f"dedup:{emit.queue or emit.event.source}", emit.dedup
+
+
+def entry_rows(spec: TableSpec, ids: dict[str, int], key: Key, body: bytes) -> list[Row]:
+    """All index entries of one record, for backfilling."""
+    document: dict[str, Any] = decode_json(body)
+    rows: list[Row] = []
+    for index in spec.indexes:
+        entry = index_entry(index, document)
+        if entry:
+            rows.append((ids[f"{spec.name}#{index.name}"], *entry, *key))
+    return rows

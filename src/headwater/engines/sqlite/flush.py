@@ -1,0 +1,89 @@
+"""Writing a batch: the sum of its commits in a fixed number of statements, inside the caller's transaction."""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+
+import apsw
+
+from headwater.engines.sqlite.batch import Batch, Slot
+from headwater.engines.sqlite.database import Row, checksum, insert_rows, select_rows
+
+
+def write_batch(connection: apsw.Connection, batch: Batch) -> None:
+    head = batch.head
+    head.commit_no += 1
+    connection.execute(
+        "UPDATE head SET commit_no = ?, event_seq = ?, position = ?, time_ms = ?, revision = ?",
+        (head.commit_no, head.event_seq, head.position, head.time_ms, head.revision),
+    )
+    if batch.dirty:
+        _write_records(connection, batch)
+    if batch.events:
+        insert_rows(connection, "INSERT INTO event", batch.events)
+    if batch.messages:
+        insert_rows(connection, "INSERT INTO message", batch.messages)
+    if batch.settled:
+        _write_settled(connection, batch)
+    if batch.attempts:
+        insert_rows(connection, "INSERT INTO attempt", batch.attempts)
+    if batch.buried:
+        insert_rows(
+            connection,
+            "INSERT INTO dead (queue, event_id, envelope, crc, grp, receives, reason, died_ms)",
+            batch.buried,
+        )
+    if batch.new_claims:
+        rows = [(*key, *batch.claims[key]) for key in batch.new_claims]
+        insert_rows(connection, "REPLACE INTO claim", rows)
+    if batch.redriven:
+        connection.execute("DELETE FROM dead WHERE id IN carray(?)", (apsw.carray(array("q", list(batch.redriven))),))
+
+
+def _write_records(connection: apsw.Connection, batch: Batch) -> None:
+    present: list[Row] = []
+    absent: list[Slot] = []
+    for slot in batch.dirty:
+        record = batch.records[slot]
+        if record is None:
+            absent.append(slot)
+        else:
+            crc = checksum(record.body)
+            present.append((*slot, record.version, record.body, crc, record.schema, record.expires_ms))
+    if present:
+        insert_rows(connection, "REPLACE INTO record", present)
+    if absent:
+        select_rows(connection, "DELETE FROM record WHERE (tbl, pk, sk) IN (VALUES {keys})", absent)
+    if batch.entries:
+        _write_entries(connection, batch.entries)
+
+
+def _write_entries(connection: apsw.Connection, entries: dict[Row, bool]) -> None:
+    added = [row for row, present in entries.items() if present]
+    removed = [row for row, present in entries.items() if not present]
+    if removed:
+        select_rows(
+            connection,
+            "DELETE FROM entry WHERE (idx, partition, sort, pk, sk) IN (VALUES {keys})",
+            removed,
+        )
+    if added:
+        insert_rows(connection, "REPLACE INTO entry", added)
+
+
+def _write_settled(connection: apsw.Connection, batch: Batch) -> None:
+    gone: dict[int, list[int]] = defaultdict(list)
+    for (queue, position), (lease, settle) in batch.settled.items():
+        if settle.outcome == "retry":
+            connection.execute(
+                "UPDATE message SET receives = ?, ready_ms = ? WHERE queue = ? AND position = ?",
+                (lease.delivery.receives, settle.ready_ms, queue, position),
+            )
+        else:
+            gone[queue].append(position)
+    for queue, positions in gone.items():
+        connection.execute(
+            "DELETE FROM message WHERE queue = ? AND position IN carray(?)",
+            (queue, apsw.carray(array("q", positions))),
+        )

@@ -1,0 +1,269 @@
+"""Looking into queues and dead letters, pausing, purging, subscribing, replaying."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+
+import apsw
+import msgspec
+
+from headwater.catalog import Router, RouteSpec
+from headwater.engine import DeadLetter, QueueStats, Subscription, Waiting
+from headwater.engines.sqlite.database import fetch, verify
+from headwater.engines.sqlite.deliveries import Deliveries
+from headwater.engines.sqlite.documents import subject
+from headwater.engines.sqlite.records import translated
+from headwater.engines.sqlite.state import Lease, decode_envelope
+from headwater.errors import UnknownResource
+from headwater.events import INSERTED, Delivery, Envelope
+from headwater.ids import new_id
+from headwater.unit import Emit, new_commit
+
+_SLICE = 500
+
+
+class Queues(Deliveries):
+    async def stats(self) -> list[QueueStats]:
+        return self._stats()
+
+    @translated("stats")
+    def _stats(self) -> list[QueueStats]:
+        if self.read_only:
+            self.state.count(self.reader)
+        now_ms = self.present_ms()
+        leased: dict[int, int] = {}
+        for number, _ in list(self.state.leases):
+            leased[number] = leased.get(number, 0) + 1
+        found = []
+        for number, counts in sorted(self.state.counts.items(), key=lambda item: self.state.names[item[0]]):
+            found.append(
+                QueueStats(
+                    queue=self.state.names[number],
+                    depth=counts.depth,
+                    in_flight=leased.get(number, 0),
+                    delayed=self._count_delayed(number, now_ms),
+                    dead=counts.dead,
+                    oldest_age_ms=self._oldest_age(number, now_ms),
+                    paused=number in self.state.paused,
+                    sent=counts.sent,
+                    settled=counts.settled,
+                    retried=counts.retried,
+                )
+            )
+        return found
+
+    def _count_delayed(self, number: int, now_ms: int) -> int:
+        rows = fetch(self.reader, "SELECT count(*) FROM message WHERE queue = ? AND ready_ms > ?", (number, now_ms))
+        return int(rows[0][0])
+
+    def _oldest_age(self, number: int, now_ms: int) -> int:
+        rows = fetch(self.reader, "SELECT sent_ms FROM message WHERE queue = ? ORDER BY position LIMIT 1", (number,))
+        return max(0, now_ms - rows[0][0]) if rows else 0
+
+    async def peek(self, queue: str, limit: int, after: int = 0) -> list[Waiting]:
+        return self._peek(queue, limit, after)
+
+    @translated("peek")
+    def _peek(self, queue: str, limit: int, after: int) -> list[Waiting]:
+        number = self.queue_number(queue)
+        rows = fetch(
+            self.reader,
+            "SELECT m.position, m.receives, m.ready_ms, m.grp, e.envelope, e.crc FROM message m"
+            " CROSS JOIN event e ON e.seq = m.event"
+            " WHERE m.queue = ? AND m.position > ? ORDER BY m.position LIMIT ?",
+            (number, after, limit),
+        )
+        found = []
+        for position, receives, ready_ms, group, body, crc in rows:
+            verify(crc, lambda: f"{queue} {position}", body)  # noqa: B023
+            event = decode_envelope(body)
+            found.append(
+                Waiting(
+                    queue=queue,
+                    position=position,
+                    event=event,
+                    receives=receives,
+                    ready_ms=ready_ms,
+                    group=group,
+                    failures=self.failures(event.id, number),
+                )
+            )
+        return found
+
+    async def pause(self, queue: str, paused: bool) -> None:
+        number = self.queue_number(queue)
+
+        def work(connection: apsw.Connection) -> None:
+            if paused:
+                connection.execute("INSERT OR IGNORE INTO paused VALUES (?)", (number,))
+            else:
+                connection.execute("DELETE FROM paused WHERE queue = ?", (number,))
+
+        def adopt(_: None) -> None:
+            (self.state.paused.add if paused else self.state.paused.discard)(number)
+
+        await self.writer.run(work, adopt)
+        if not paused and (line := self._lines.get(number)):
+            line.wake()
+
+    async def purge(self, queue: str) -> int:
+        number, total = self.queue_number(queue), 0
+        after = 0
+        while True:
+            removed, after = await self._remove_waiting(number, after)
+            total += removed
+            if not after:
+                return total
+
+    async def _remove_waiting(self, number: int, after: int) -> tuple[int, int]:
+        """Remove a slice of messages that are not leased; (how many, the last position or 0 at the end)."""
+
+        def work(connection: apsw.Connection) -> tuple[list[int], int]:
+            rows = fetch(
+                connection,
+                "SELECT position FROM message WHERE queue = ? AND position > ? ORDER BY position LIMIT ?",
+                (number, after, _SLICE),
+            )
+            held = self._hold([(number, position) for (position,) in rows])
+            connection.execute(
+                "DELETE FROM message WHERE queue = ? AND position IN carray(?)",
+                (number, apsw.carray(array("q", held))),
+            ) if held else None
+            return held, rows[-1][0] if len(rows) == _SLICE else 0
+
+        held, last = await self.writer.run(work, lambda answer: self._adopt_removed(number, answer[0]))
+        self._drop(number, held)
+        return len(held), last
+
+    def _hold(self, places: list[tuple[int, int]]) -> list[int]:
+        """Take leases of messages that are about to be removed, so that no consumer gets them meanwhile."""
+        held = []
+        for place in places:
+            lease = _removal()
+            if self.state.leases.setdefault(place, lease) is lease:
+                held.append(place[1])
+        return held
+
+    def _adopt_removed(self, number: int, positions: list[int]) -> None:
+        counts = self.state.counts[number]
+        counts.depth -= len(positions)
+        counts.settled += len(positions)
+
+    def _drop(self, number: int, positions: list[int]) -> None:
+        """On the event loop, after the removal's commit: the windows forget, then the leases go."""
+        if line := self._lines.get(number):
+            line.window.drop(positions)
+        for position in positions:
+            self.state.leases.pop((number, position), None)
+
+    async def dead_letters(self, queue: str = "", limit: int = 100, after: int = 0) -> list[DeadLetter]:
+        return self._dead_letters(queue, limit, after)
+
+    @translated("dead letters")
+    def _dead_letters(self, queue: str, limit: int, after: int) -> list[DeadLetter]:
+        where, bindings = ("queue = ? AND ", [self.queue_number(queue)]) if queue else ("", [])
+        rows = fetch(
+            self.reader,
+            "SELECT id, queue, event_id, envelope, crc, grp, receives, reason, died_ms FROM dead"
+            f" WHERE {where}id > ? ORDER BY id LIMIT ?",
+            (*bindings, after, limit),
+        )
+        found = []
+        for id, number, event_id, body, crc, group, receives, reason, died_ms in rows:
+            verify(crc, lambda: f"dead letter {id}", body)  # noqa: B023
+            name = self.state.names[number]
+            found.append(
+                DeadLetter(
+                    id=id,
+                    queue=name,
+                    message_id=f"{event_id}/{name}",
+                    event=decode_envelope(body),
+                    receives=receives,
+                    reason=reason,
+                    died_ms=died_ms,
+                    group=group,
+                    failures=self.failures(event_id, number),
+                )
+            )
+        return found
+
+    async def subscribe(self, route: RouteSpec) -> Subscription:
+        self.queue_number(route.target)
+        if route.source not in self.state.ids:
+            raise UnknownResource("no such source", operation="subscribe", resource=route.source)
+        plain = msgspec.structs.replace(route, origin="subscribed", id="")
+        for id, present in self.state.subscriptions.items():
+            if msgspec.structs.replace(present, id="") == plain:
+                return Subscription(id, present)
+        id = new_id()
+        added = msgspec.structs.replace(plain, id=id)
+        merged = self.state.merged()
+        Router(merged.queues, (*merged.routes, added))
+
+        def work(connection: apsw.Connection) -> None:
+            connection.execute("INSERT INTO subscription VALUES (?, ?)", (id, msgspec.json.encode(added)))
+            connection.execute("UPDATE head SET revision = revision + 1")
+
+        def adopt(_: None) -> None:
+            self.state.subscriptions[id] = added
+            self.state.head.revision += 1
+            self.state.compile()
+
+        await self.writer.run(work, adopt)
+        return Subscription(id, added)
+
+    async def unsubscribe(self, id: str) -> bool:
+        if id not in self.state.subscriptions:
+            return False
+
+        def work(connection: apsw.Connection) -> None:
+            connection.execute("DELETE FROM subscription WHERE id = ?", (id,))
+            connection.execute("UPDATE head SET revision = revision + 1")
+
+        def adopt(_: None) -> None:
+            self.state.subscriptions.pop(id, None)
+            self.state.head.revision += 1
+            self.state.compile()
+
+        await self.writer.run(work, adopt)
+        return True
+
+    async def replay(self, table: str, queue: str) -> int:
+        """Slices of present rows, each one commit of direct sends in key order."""
+        self.queue_number(queue)
+        number, total = self.table_number(table), 0
+        after: tuple[object, ...] = ("", "")
+        while True:
+            rows = fetch(
+                self.reader,
+                "SELECT pk, sk, version, body, schema FROM record WHERE tbl = ? AND (pk, sk) > (?, ?)"
+                " AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY pk, sk LIMIT ?",
+                (number, *after, self.present_ms(), _SLICE),
+            )
+            if not rows:
+                return total
+            commit = new_commit()
+            for n, (pk, sk, version, body, schema) in enumerate(rows):
+                event = Envelope(
+                    id=f"{commit.id}-{n}",
+                    source=table,
+                    type=INSERTED,
+                    subject=subject((pk, sk)),
+                    data=body,
+                    key=(pk, sk),
+                    version=version,
+                    attributes={"replayed": "true"},
+                    trace=commit.trace,
+                    schema=schema,
+                )
+                commit.emits.append(Emit(event, queue=queue, group=event.subject))
+            await self.writer.submit(commit)
+            total += len(rows)
+            after = (rows[-1][0], rows[-1][1])
+            await asyncio.sleep(0)
+
+
+def _removal() -> Lease:
+    nobody = Delivery(queue="", position=0, fence=0, receives=0, event=Envelope(id="", source="", type=""))
+    return Lease(nobody, None, float("inf"))  # type: ignore[arg-type]

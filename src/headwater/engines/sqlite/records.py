@@ -1,0 +1,222 @@
+"""Reading records: by key, by range, by index; and the history of events. All on the event loop's connection."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+import apsw
+
+from headwater.engine import Query, Record, RecordPage, TracedEvent
+from headwater.engines.sqlite.database import Row, fetch, translate, verify
+from headwater.engines.sqlite.documents import subject
+from headwater.engines.sqlite.state import decode_envelope
+from headwater.engines.sqlite.store import Store
+from headwater.errors import UnknownResource
+from headwater.events import Envelope, Key, KeyPart
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_READ = "SELECT version, body, crc, schema, expires_ms FROM record WHERE tbl = ? AND pk = ? AND sk = ?"
+_EVENT = "SELECT seq, envelope, crc, queues FROM event"
+LAST = "\U0010ffff" * 4
+"""A string that sorts after every key with a given prefix that it is appended to."""
+
+
+def translated(operation: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Raise SQLite's errors as Headwater's."""
+
+    def wrap(fn: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(fn)
+        def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return fn(*args, **kwargs)
+            except apsw.Error as error:
+                raise translate(error, operation) from error
+
+        return inner
+
+    return wrap
+
+
+class Records(Store):
+    async def read(self, table: str, key: Key) -> Record | None:
+        return self._read(table, key)
+
+    @translated("read")
+    def _read(self, table: str, key: Key) -> Record | None:
+        rows = fetch(self.reader, _READ, (self.table_number(table), *key))
+        if not rows:
+            return None
+        version, body, crc, schema, expires_ms = rows[0]
+        if expires_ms is not None and expires_ms <= self.present_ms():
+            return None
+        verify(crc, lambda: f"{table} {key}", body)
+        return Record(key, body, version, schema)
+
+    async def query(self, query: Query) -> RecordPage:
+        return self._query(query)
+
+    @translated("query")
+    def _query(self, query: Query) -> RecordPage:
+        statement, bindings = _by_index(self, query) if query.index else _by_key(self, query)
+        rows = fetch(self.reader, statement, bindings)
+        records = []
+        for pk, sk, version, body, crc, schema, *_ in rows[: query.limit]:
+            verify(crc, lambda: f"{query.table} {pk} {sk}", body)  # noqa: B023
+            records.append(Record((pk, sk), body, version, schema))
+        more = len(rows) > query.limit
+        return RecordPage(records, _place(rows[query.limit - 1], query) if more else None)
+
+    async def history(self, table: str, key: Key, limit: int) -> list[Envelope]:
+        return self._history(table, key, limit)
+
+    @translated("history")
+    def _history(self, table: str, key: Key, limit: int) -> list[Envelope]:
+        found = fetch(
+            self.reader,
+            f"{_EVENT} WHERE source = ? AND subject = ? ORDER BY seq DESC LIMIT ?",
+            (self.table_number(table), subject(key), limit),
+        )
+        return [_envelope(row) for row in found]
+
+    async def claimed(self, scope: str, id: str) -> bytes | None:
+        return self._claimed(scope, id)
+
+    @translated("claimed")
+    def _claimed(self, scope: str, id: str) -> bytes | None:
+        rows = fetch(
+            self.reader,
+            "SELECT result FROM claim WHERE scope = ? AND id = ? AND expires_ms > ?",
+            (scope, id, self.present_ms()),
+        )
+        return rows[0][0] if rows else None
+
+    async def event(self, id: str) -> TracedEvent | None:
+        found = self._traced(f"{_EVENT} WHERE id = ? ORDER BY seq", (id,))
+        return found[0] if found else None
+
+    async def trace(self, trace: str, limit: int = 1000) -> list[TracedEvent]:
+        return self._traced(f"{_EVENT} WHERE trace = ? ORDER BY seq LIMIT ?", (trace, limit))
+
+    async def events(self, after: int, limit: int = 100) -> list[TracedEvent]:
+        if after < 0:
+            newest = self._traced(f"{_EVENT} ORDER BY seq DESC LIMIT ?", (limit,))
+            return sorted(newest, key=lambda event: event.position)
+        return self._traced(f"{_EVENT} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+
+    @translated("trace")
+    def _traced(self, statement: str, bindings: Row) -> list[TracedEvent]:
+        """Events with the states of their messages; a redriven event, stored again, is told once."""
+        found: dict[str, TracedEvent] = {}
+        for seq, body, crc, queues in fetch(self.reader, statement, bindings):
+            event = _envelope((seq, body, crc, queues))
+            messages = {self.state.names[int(number)]: "done" for number in queues.split(",") if number}
+            traced = found.setdefault(event.id, TracedEvent(position=seq, event=event, messages={}))
+            traced.messages.update(messages)
+        for id, traced in found.items():
+            traced.messages.update(self._unfinished(id, traced.messages))
+        return list(found.values())
+
+    def _unfinished(self, event_id: str, queues: Iterable[str]) -> dict[str, str]:
+        states: dict[str, str] = {}
+        for queue in queues:
+            number = self.state.ids[queue]
+            waiting = fetch(
+                self.reader,
+                "SELECT 1 FROM event e JOIN message m ON m.queue = ? AND m.event = e.seq WHERE e.id = ? LIMIT 1",
+                (number, event_id),
+            )
+            if waiting:
+                states[queue] = "waiting"
+        dead = fetch(self.reader, "SELECT queue FROM dead WHERE event_id = ?", (event_id,))
+        return states | {self.state.names[queue]: "dead" for (queue,) in dead}
+
+    def failures(self, event_id: str, queue: int) -> tuple[dict[str, Any], ...]:
+        """The attempts of a message that did not end in a plain acknowledgement, oldest first."""
+        rows = fetch(
+            self.reader,
+            "SELECT n, outcome, error, traceback, started_ms, ended_ms FROM attempt"
+            " WHERE event_id = ? AND queue = ? ORDER BY rowid",
+            (event_id, queue),
+        )
+        names = ("receive", "outcome", "error", "traceback", "started_ms", "ended_ms")
+        return tuple(dict(zip(names, row, strict=True)) for row in rows)
+
+
+def _envelope(row: Row) -> Envelope:
+    seq, body, crc, _ = row
+    verify(crc, lambda: f"event {seq}", body)
+    return decode_envelope(body)
+
+
+def _place(row: Row, query: Query) -> tuple[KeyPart, ...]:
+    pk, sk, *_, partition, sort = row
+    return (partition, sort, pk, sk) if query.index else (pk, sk)
+
+
+def _bounds(query: Query, partition: str, sort: str) -> tuple[list[str], list[Any]]:
+    """The conditions of a query on its partition and sort columns."""
+    where: list[str] = []
+    bindings: list[Any] = []
+    ranged = sort
+    if query.partition is None:
+        ranged = partition
+    else:
+        where.append(f"{partition} = ?")
+        bindings.append(query.partition)
+    for value, comparison in ((query.low, ">="), (query.high, "<=")):
+        if value is not None:
+            where.append(f"{ranged} {comparison} ?")
+            bindings.append(value)
+    if query.prefix:
+        where.append(f"{ranged} >= ? AND {ranged} <= ?")
+        bindings += [query.prefix, query.prefix + LAST]
+    return where, bindings
+
+
+def _finish(
+    query: Query, where: list[str], bindings: list[Any], order: tuple[str, ...], now_ms: int
+) -> tuple[str, list[Any]]:
+    if query.after is not None:
+        comparison = "<" if query.reverse else ">"
+        where.append(f"({', '.join(order)}) {comparison} ({', '.join('?' * len(order))})")
+        bindings += query.after
+    where.append("(r.expires_ms IS NULL OR r.expires_ms > ?)")
+    direction = " DESC" if query.reverse else ""
+    bindings += [now_ms, query.limit + 1]
+    by = ", ".join(column + direction for column in order)
+    return f" WHERE {' AND '.join(where)} ORDER BY {by} LIMIT ?", bindings
+
+
+_FIELDS = "r.pk, r.sk, r.version, r.body, r.crc, r.schema"
+
+
+def _by_key(store: Store, query: Query) -> tuple[str, list[Any]]:
+    where, bindings = _bounds(query, "r.pk", "r.sk")
+    tail, values = _finish(
+        query,
+        ["r.tbl = ?", *where],
+        [store.table_number(query.table), *bindings],
+        ("r.pk", "r.sk"),
+        store.present_ms(),
+    )
+    return f"SELECT {_FIELDS}, NULL, NULL FROM record r{tail}", values
+
+
+def _by_index(store: Store, query: Query) -> tuple[str, list[Any]]:
+    table = store.table_number(query.table)
+    number = store.state.ids.get(f"{query.table}#{query.index}")
+    if number is None:
+        raise UnknownResource("the table has no such index", operation="query", resource=f"{query.table}#{query.index}")
+    where, bindings = _bounds(query, "e.partition", "e.sort")
+    tail, values = _finish(
+        query,
+        ["e.idx = ?", *where],
+        [table, number, *bindings],
+        ("e.partition", "e.sort", "e.pk", "e.sk"),
+        store.present_ms(),
+    )
+    joined = "entry e CROSS JOIN record r ON r.tbl = ? AND r.pk = e.pk AND r.sk = e.sk"
+    return f"SELECT {_FIELDS}, e.partition, e.sort FROM {joined}{tail}", values

@@ -1,0 +1,116 @@
+"""Expiry and retention, in small slices that block no other writer for long."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import apsw
+
+from headwater.engines.sqlite.database import checksum, fetch, insert_rows
+from headwater.engines.sqlite.queues import Queues
+from headwater.ids import new_id
+from headwater.unit import Commit, Write
+
+
+class Upkeep(Queues):
+    async def expire_records(self, limit: int) -> int:
+        rows = fetch(
+            self.reader,
+            "SELECT tbl, pk, sk FROM record WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?",
+            (self.present_ms(), limit),
+        )
+        if not rows:
+            return 0
+        commit = Commit(id=new_id())
+        commit.trace = commit.id
+        for n, (tbl, pk, sk) in enumerate(rows):
+            commit.writes.append(Write(self.state.names[tbl], (pk, sk), f"{commit.id}-{n}", expired=True))
+        await self.writer.submit(commit)
+        return len(rows)
+
+    async def expire_messages(self, limit: int) -> int:
+        total = 0
+        for queue, spec in list(self.state.queues.items()):
+            number = self.queue_number(queue)
+            oldest_ms = self.present_ms() - spec.retention_ms
+            due = fetch(self.reader, "SELECT sent_ms FROM message WHERE queue = ? ORDER BY position LIMIT 1", (number,))
+            if due and due[0][0] <= oldest_ms:
+                total += await self._expire_queue(number, oldest_ms, limit - total)
+            if total >= limit:
+                break
+        return total
+
+    async def _expire_queue(self, number: int, oldest_ms: int, limit: int) -> int:
+        def work(connection: apsw.Connection) -> list[int]:
+            rows = fetch(
+                connection,
+                "SELECT m.position, e.id, e.envelope, m.grp, m.receives FROM message m"
+                " CROSS JOIN event e ON e.seq = m.event"
+                " WHERE m.queue = ? AND m.sent_ms <= ? ORDER BY m.position LIMIT ?",
+                (number, oldest_ms, limit),
+            )
+            held = set(self._hold([(number, row[0]) for row in rows]))
+            now_ms = self.writer.now_ms()
+            letters = [
+                (number, id, body, checksum(body), group, receives, "retention: waited too long", now_ms)
+                for position, id, body, group, receives in rows
+                if position in held
+            ]
+            if letters:
+                insert_rows(
+                    connection,
+                    "INSERT INTO dead (queue, event_id, envelope, crc, grp, receives, reason, died_ms)",
+                    letters,
+                )
+                connection.execute(
+                    "DELETE FROM message WHERE queue = ? AND position IN carray(?)",
+                    (number, apsw.carray(array("q", sorted(held)))),
+                )
+            return sorted(held)
+
+        def adopt(held: list[int]) -> None:
+            self._adopt_removed(number, held)
+            self.state.counts[number].dead += len(held)
+
+        held = await self.writer.run(work, adopt)
+        self._drop(number, held)
+        return len(held)
+
+    async def sweep(self, history_ms: int, limit: int) -> int:
+        oldest_ms = self.present_ms() - history_ms
+
+        def work(connection: apsw.Connection) -> Any:
+            now_ms = self.writer.now_ms()
+            connection.execute(
+                "DELETE FROM claim WHERE (scope, id) IN"
+                " (SELECT scope, id FROM claim WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?)",
+                (now_ms, limit),
+            )
+            swept = connection.changes()
+            rows = fetch(
+                connection,
+                "SELECT seq, id FROM event WHERE time_ms <= ? AND seq <= (SELECT min(seq) + ? FROM event)"
+                " ORDER BY seq LIMIT ?",
+                (oldest_ms, 4 * limit, limit),
+            )
+            return swept + _sweep_events(connection, rows)
+
+        return int(await self.writer.run(work))
+
+
+def _sweep_events(connection: apsw.Connection, rows: list[tuple[int, str]]) -> int:
+    """Delete those of the events that no waiting message needs, with the attempts made on them."""
+    if not rows:
+        return 0
+    needed = {seq for (seq,) in connection.execute("SELECT event FROM message WHERE event <= ?", (rows[-1][0],))}
+    gone = [row for row in rows if row[0] not in needed]
+    connection.execute("DELETE FROM event WHERE seq IN carray(?)", (apsw.carray(array("q", [s for s, _ in gone])),))
+    ids = tuple(id for _, id in gone)
+    if ids:
+        connection.execute(
+            "DELETE FROM attempt WHERE event_id IN carray(?) AND NOT EXISTS"
+            " (SELECT 1 FROM dead WHERE dead.event_id = attempt.event_id)",
+            (apsw.carray(ids),),
+        )
+    return len(gone)

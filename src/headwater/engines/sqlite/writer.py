@@ -1,0 +1,251 @@
+"""The writer: one thread that owns the writing connection and commits in groups.
+
+Group commit needs no timer: a batch is what arrived while the last one was flushed. Results, refusals too, are
+handed to the event loop only after the COMMIT, once a batch. Tasks (everything that is not a commit: installing a
+catalog, pausing, sweeping) run between batches in transactions of their own, in the order of arrival.
+
+Failures: an unexpected error of one commit rolls the batch back and replays its commits singly, so that only the
+guilty one fails. A full disk refuses the batch with `StoreFull`. Any other I/O error means that the outcome is
+unknown: the batch and all that follows get `CommitUnknown` until the store is opened anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import apsw
+
+from headwater.clock import Clock
+from headwater.engines.sqlite.batch import Batch
+from headwater.engines.sqlite.board import Board
+from headwater.engines.sqlite.database import translate
+from headwater.engines.sqlite.flush import write_batch
+from headwater.engines.sqlite.state import State
+from headwater.errors import CommitUnknown, HeadwaterError, StoreDamaged, StoreError, StoreFull
+from headwater.unit import Commit, Committed
+
+MAX_BATCH = 512
+_IDLE_S = 0.25
+_IDLE_PAGES, _FULL_PAGES = 1_000, 16_000
+Work = Callable[[apsw.Connection], Any]
+Adopt = Callable[[Any], None]
+Result = Committed | HeadwaterError
+Done = Callable[[Batch, list[tuple["asyncio.Future[Committed]", Result]]], None]
+
+
+class Task(NamedTuple):
+    """Work between batches; `adopt(answer)` then changes the state, after the COMMIT when there is one."""
+
+    work: Work
+    adopt: Adopt | None
+    durable: bool
+
+
+class Writer:
+    """Start with `start()`; `submit` and `run` are called on the event loop, `stop` drains and joins."""
+
+    def __init__(self, connection: apsw.Connection, state: State, board: Board, clock: Clock, done: Done) -> None:
+        self._connection = connection
+        self._state = state
+        self._board = board
+        self._clock = clock
+        self._done = done
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="headwater-writer", daemon=True)
+        self._wal_pages = 0
+        self.failure: HeadwaterError | None = None
+        connection.set_wal_hook(self._count_pages)
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._inbox.put(None)
+        self._thread.join()
+
+    def submit(self, commit: Commit) -> asyncio.Future[Committed]:
+        future: asyncio.Future[Committed] = self._loop.create_future()
+        self._inbox.put((commit, future))
+        return future
+
+    def run(self, work: Work, adopt: Adopt | None = None, *, durable: bool = True) -> asyncio.Future[Any]:
+        """Run `work(connection)` after all that was submitted before, in a transaction when `durable`."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._inbox.put((Task(work, adopt, durable), future))
+        return future
+
+    def now_ms(self) -> int:
+        return max(self._state.head.time_ms, self._clock.wall_ms())
+
+    def _count_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _work(self) -> None:
+        while (items := self._take()) is not None:
+            at = 0
+            while at < len(items):
+                if isinstance(items[at][0], Commit):
+                    end = at
+                    while end < len(items) and isinstance(items[end][0], Commit):
+                        end += 1
+                    self._commit(items[at:end])
+                    at = end
+                else:
+                    self._run_task(*items[at])
+                    at += 1
+            self._checkpoint(_FULL_PAGES)
+
+    def _take(self) -> list[Any] | None:
+        """All that waits, at least one item; None after `stop`."""
+        get = self._inbox.get_nowait
+        try:
+            item = self._inbox.get(timeout=_IDLE_S)
+        except queue.Empty:
+            self._checkpoint(_IDLE_PAGES)
+            item = self._inbox.get()
+        items = []
+        while item is not None:
+            items.append(item)
+            if len(items) == MAX_BATCH:
+                return items
+            try:
+                item = get()
+            except queue.Empty:
+                return items
+        if items:
+            self._inbox.put(None)
+            return items
+        return None
+
+    def _commit(self, items: list[tuple[Commit, asyncio.Future[Committed]]]) -> None:
+        batch, results = self._attempt([commit for commit, _ in items])
+        if batch is None and len(items) > 1 and self.failure is None and not isinstance(results[0], StoreFull):
+            for item in items:
+                self._commit([item])
+            return
+        answers = [(future, result) for (_, future), result in zip(items, results, strict=True)]
+        self._post(self._done, batch, answers)
+
+    def _attempt(self, commits: list[Commit]) -> tuple[Batch | None, list[Result]]:
+        """Apply and flush; (None, the error for each) when nothing was written."""
+        if self.failure is not None:
+            return None, [self.failure] * len(commits)
+        execute = self._connection.execute
+        batch = Batch(self._state, self._connection, self.now_ms())
+        flushing = False
+        try:
+            execute("BEGIN IMMEDIATE")
+            batch.prefetch(commits)
+            results = [batch.apply(commit) for commit in commits]
+            write_batch(self._connection, batch)
+            flushing = True
+            execute("COMMIT")
+        except Exception as error:
+            return None, [self._failed(error, flushing)] * len(commits)
+        self._adopt(batch)
+        return batch, results
+
+    def _adopt(self, batch: Batch) -> None:
+        state = self._state
+        state.head = batch.head
+        self._board.flushed(batch.head.commit_no)
+        for number, more in batch.added.items():
+            counts = state.counts[number]
+            counts.depth += more
+            counts.sent += more
+        for place, (_, settle) in batch.settled.items():
+            del state.leases[place]
+            counts = state.counts[place[0]]
+            if settle.outcome == "retry":
+                counts.retried += 1
+            else:
+                counts.depth -= 1
+                counts.settled += 1
+        for row in batch.buried:
+            state.counts[row[0]].dead += 1
+        for number in batch.redriven.values():
+            state.counts[number].dead -= 1
+
+    def _failed(self, error: Exception, flushing: bool) -> HeadwaterError:
+        """Roll back and say what it means for the callers."""
+        if isinstance(error, StoreDamaged):
+            self.failure = error
+        elif isinstance(error, apsw.FullError):
+            pass
+        elif isinstance(error, apsw.CorruptError | apsw.NotADBError):
+            self.failure = translate(error, "commit")
+        elif isinstance(error, apsw.IOError) or (flushing and isinstance(error, apsw.Error)):
+            self.failure = CommitUnknown(
+                f"the outcome of a commit is unknown: {error}",
+                operation="commit",
+                hint="the store is stopped; start it again to recover what was committed",
+            )
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except apsw.Error as failed:
+                self.failure = self.failure or translate(failed, "rollback")
+        if self.failure is not None:
+            self.failure.__cause__ = error
+            return self.failure
+        if isinstance(error, HeadwaterError):
+            return error
+        wrapped = translate(error, "commit") if isinstance(error, apsw.Error) else StoreError(repr(error))
+        wrapped.__cause__ = error
+        return wrapped
+
+    def _run_task(self, task: Task, future: asyncio.Future[Any]) -> None:
+        if self.failure is not None:
+            self._post(_resolve, future, self.failure)
+            return
+        try:
+            answer = self._transact(task.work) if task.durable else task.work(self._connection)
+        except Exception as error:
+            self._post(_resolve, future, self._failed(error, flushing=False))
+            return
+        if task.adopt:
+            task.adopt(answer)
+        self._post(_resolve, future, answer)
+
+    def _transact(self, work: Work) -> Any:
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        answer = work(self._connection)
+        execute("UPDATE head SET commit_no = commit_no + 1")
+        execute("COMMIT")
+        self._state.head.commit_no += 1
+        self._board.flushed(self._state.head.commit_no)
+        return answer
+
+    def _checkpoint(self, pages: int) -> None:
+        """Move the WAL into the database when it has grown to `pages`; a full disk only defers it."""
+        if self._wal_pages < pages or self.failure is not None:
+            return
+        self._wal_pages = 0
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except (apsw.FullError, apsw.BusyError):
+            return
+        except apsw.Error as error:
+            self._failed(error, flushing=True)
+
+    def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            """The loop is closed: nobody waits for the answer any more."""
+
+
+def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,150 @@
+"""The one hierarchy of errors.
+
+Every error says what was tried (`operation`), on what (`resource`), how to mend it (`hint`) and whether the
+same call may succeed when repeated (`retryable`). `STATUS` maps each class to the status that the HTTP edge
+answers with; a class without a row of its own uses its nearest base's.
+"""
+
+from __future__ import annotations
+
+
+class HeadwaterError(Exception):
+    """Base of all errors raised by Headwater."""
+
+    retryable = False
+
+    def __init__(self, message: str, *, operation: str = "", resource: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.operation = operation
+        self.resource = resource
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.operation, self.resource) if part)
+        text = f"{where}: {self.message}" if where else self.message
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class DeclarationError(HeadwaterError):
+    """An app, resource, route, pattern or setting is declared wrongly; raised before anything runs."""
+
+
+class UnknownResource(HeadwaterError):
+    """A name that no declared or stored resource has."""
+
+
+class InvalidValue(HeadwaterError):
+    """A document, message, key or cursor that its declaration does not allow."""
+
+
+class TooLarge(InvalidValue):
+    """A document, message, body or unit of work beyond its limit."""
+
+
+class ConditionFailed(HeadwaterError):
+    """A condition of a write is false for the present state; nothing was written."""
+
+
+class Conflict(HeadwaterError):
+    """What a unit read has changed before its commit, or two units raced; nothing was written.
+
+    Handlers and requests are re-run in place before anyone sees this error.
+    """
+
+    retryable = True
+
+
+class LeaseLost(HeadwaterError):
+    """The delivery's lease has passed to another attempt; this attempt's commit was refused."""
+
+
+class IdempotencyMismatch(HeadwaterError):
+    """An idempotency key was used before with a different request."""
+
+
+class InProgress(HeadwaterError):
+    """A request with the same idempotency key is still running."""
+
+    retryable = True
+
+
+class QueueFull(HeadwaterError):
+    """A direct send to a queue that is at its maximum depth; nothing was sent."""
+
+    retryable = True
+
+
+class UnitClosed(HeadwaterError):
+    """A write from code that outlived its unit of work (background task, generator, spawned task)."""
+
+
+class StoreError(HeadwaterError):
+    """The store cannot do what was asked."""
+
+
+class StoreLocked(StoreError):
+    """Another process owns the store."""
+
+
+class StoreFull(StoreError):
+    """No room on the disk; nothing was written, reads go on."""
+
+    retryable = True
+
+
+class StoreDamaged(StoreError):
+    """The store's bytes are not what was written; it is stopped and never read past."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer version of Headwater."""
+
+
+class CommitUnknown(StoreError):
+    """The outcome of a commit is not known (an I/O error, a lost connection); the store is recovered first."""
+
+    retryable = True
+
+
+class Stopping(HeadwaterError):
+    """The server drains and takes no new work."""
+
+    retryable = True
+
+
+class Retry(Exception):
+    """Raised by a handler: deliver again after `after` (default: the queue's back-off). Counts as a receive."""
+
+    def __init__(self, after: float | str | None = None, reason: str = "retry requested") -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Discard(Exception):
+    """Raised by a handler: acknowledge without effect; the reason is recorded on the delivery."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+STATUS: dict[type[HeadwaterError], int] = {
+    HeadwaterError: 500,
+    UnknownResource: 404,
+    InvalidValue: 422,
+    TooLarge: 413,
+    ConditionFailed: 412,
+    Conflict: 409,
+    LeaseLost: 409,
+    IdempotencyMismatch: 422,
+    InProgress: 409,
+    QueueFull: 429,
+    StoreFull: 507,
+    StoreError: 503,
+    Stopping: 503,
+}
+
+
+def status_of(error: HeadwaterError) -> int:
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
