@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from headwater.catalog import TableSpec, index_entry
+from headwater.catalog import QueueSpec, TableSpec, index_entry
 from headwater.codec import decode_json
 from headwater.engine import AlreadyClaimed
 from headwater.engines.sqlite import documents
@@ -51,6 +51,7 @@ class _Plan(msgspec.Struct):
     emits: list[tuple[Emit, str]] = []
     duplicates: dict[int, str] = {}
     missing: list[int] = []
+    dedups: dict[tuple[str, str], str] = {}
 
 
 class Batch:
@@ -143,8 +144,8 @@ class Batch:
             old = self._present(slot)
             plan.records.append((slot, write, old, self._after(write, old)))
         sends: dict[str, int] = {}
-        for n, emit in enumerate(commit.emits):
-            self._plan_emit(plan, n, emit, sends)
+        for n in range(len(commit.emits)):
+            self._plan_emit(plan, commit, n, sends)
         return plan
 
     def _check_lease(self, settle: Settle) -> None:
@@ -178,12 +179,11 @@ class Batch:
             return None
         return Stored(write.version, body, documents.expiry(spec, body, self.now_ms), spec.schema)
 
-    def _plan_emit(self, plan: _Plan, n: int, emit: Emit, sends: dict[str, int]) -> None:
-        if emit.dedup:
-            taken = self.claims.get(_dedup(emit))
-            if taken and taken[0] > self.now_ms:
-                plan.duplicates[n] = taken[1].decode()
-                return
+    def _plan_emit(self, plan: _Plan, commit: Commit, n: int, sends: dict[str, int]) -> None:
+        emit = commit.emits[n]
+        if emit.dedup and (taken := self._taken(plan, emit)):
+            plan.duplicates[n] = taken
+            return
         queue = emit.queue
         if queue:
             spec = self.state.queues.get(queue)
@@ -191,18 +191,32 @@ class Batch:
                 raise UnknownResource("no such queue", operation="send", resource=queue)
             if spec.max_depth:
                 sends[queue] = sends.get(queue, 0) + 1
-                self._check_depth(queue, spec.max_depth, sends[queue])
-        elif emit.event.source not in self.state.ids:
+                self._check_depth(spec, sends[queue], commit)
+        if emit.event.source not in self.state.ids:
             raise UnknownResource("no such source", operation="publish", resource=emit.event.source)
         plan.emits.append((emit, queue))
 
-    def _check_depth(self, queue: str, maximum: int, more: int) -> None:
-        number = self.state.ids[queue]
-        if self.state.counts[number].depth + self.added.get(number, 0) + more > maximum:
+    def _taken(self, plan: _Plan, emit: Emit) -> str | None:
+        """The id of the event that took the deduplication id; None when this one takes it."""
+        key = _dedup(emit)
+        taken = self.claims.get(key)
+        if taken and taken[0] > self.now_ms:
+            return taken[1].decode()
+        first = plan.dedups.setdefault(key, emit.event.id)
+        return None if first is emit.event.id else first
+
+    def _check_depth(self, spec: QueueSpec, more: int, commit: Commit) -> None:
+        number = self.state.ids[spec.name]
+        depth = self.state.counts[number].depth + self.added.get(number, 0) + more
+        if depth <= spec.max_depth:
+            return
+        gone = sum(place[0] == number and settle.outcome != "retry" for place, (_, settle) in self.settled.items())
+        own = sum(x.queue == spec.name and x.outcome not in ("retry", "fence") for x in commit.settles)
+        if depth - gone - own > spec.max_depth:
             raise QueueFull(
-                f"the queue holds its maximum of {maximum} messages",
+                f"the queue holds its maximum of {spec.max_depth} messages",
                 operation="send",
-                resource=queue,
+                resource=spec.name,
                 hint="send later, or raise max_depth",
             )
 
@@ -213,16 +227,18 @@ class Batch:
         stale = self.records[slot]
         if stale is not None and old is None and not write.expired:
             self._emit_change(commit, write, stale, None, expired=True)
+            self.records[slot] = None
+            self.dirty.add(slot)
         if write.expired:
             if old is not None:
                 return
             old = stale
-        if old is None and new is None:
+        if stale is None and new is None:
             return
         self.records[slot] = new
         self.dirty.add(slot)
         self._move_entries(spec, slot, stale, new)
-        if old is None or new is None or old.body != new.body:
+        if (old or new) and (old is None or new is None or old.body != new.body):
             self._emit_change(commit, write, old, new, expired=write.expired)
 
     def _move_entries(self, spec: TableSpec, slot: Slot, old: Stored | None, new: Stored | None) -> None:
@@ -273,16 +289,15 @@ class Batch:
             number = self.state.ids[destination.queue]
             queues.append(str(number))
             self._add_message(number, seq, event, destination.group, destination.delay_ms)
-        self._append_event(seq, event, ",".join(queues))
+        self._append_event(seq, event, ",".join(queues), event.subject if event.key else None)
 
     def _next_seq(self) -> int:
         self.head.event_seq += 1
         return self.head.event_seq
 
-    def _append_event(self, seq: int, event: Envelope, queues: str) -> None:
+    def _append_event(self, seq: int, event: Envelope, queues: str, subject: str | None = None) -> None:
         body = encode_envelope(event)
-        source = self.state.ids[event.source]
-        subject = event.subject if event.key else None
+        source = self.state.ids.get(event.source, 0)
         self.events.append((seq, event.id, event.trace, source, subject, event.time_ms, body, checksum(body), queues))
 
     def _add_message(

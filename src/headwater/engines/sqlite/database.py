@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
@@ -31,27 +33,62 @@ def fetch(connection: apsw.Connection, statement: str, bindings: Any = ()) -> li
     return connection.execute(statement, bindings).fetchall()
 
 
-def open_writer(path: Path, *, synchronous: str = "FULL", vfs: str | None = None) -> apsw.Connection:
-    """The one writing connection, with its schema made or checked.
+def open_writer(
+    path: Path, *, synchronous: str = "FULL", vfs: str | None = None, create: bool = True
+) -> apsw.Connection:
+    """The one writing connection, with its schema made (unless `create` is off) or checked.
 
     `synchronous` other than FULL breaks the promise of durability: it exists for the positive controls of tests.
     """
+    if not create and not (path.exists() and path.stat().st_size):
+        raise _missing(path)
     connection = connect(path, vfs=vfs)
-    fetch(connection, "PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
-    fetch(connection, "PRAGMA wal_autocheckpoint = 0")
-    fetch(connection, "PRAGMA journal_size_limit = 67108864")
-    if not fetch(connection, "SELECT 1 FROM sqlite_schema WHERE name = 'head'"):
-        _create(connection)
-    (found,) = fetch(connection, "SELECT format FROM head")[0]
-    if found > FORMAT:
+    try:
+        # A store that is refused keeps its WAL as it was found; `close_cleanly` lifts this.
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        fetch(connection, "PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        fetch(connection, "PRAGMA fullfsync = ON")
+        fetch(connection, "PRAGMA wal_autocheckpoint = 0")
+        fetch(connection, "PRAGMA journal_size_limit = 67108864")
+        if not fetch(connection, "SELECT 1 FROM sqlite_schema WHERE name = 'head'"):
+            if not create:
+                raise _missing(path)
+            _create(connection)
+        check_format(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def close_cleanly(connection: apsw.Connection) -> None:
+    """Close the last connection of a sound store: its WAL is moved into the database and removed."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+    connection.close()
+
+
+def _missing(path: Path) -> StoreDamaged:
+    return StoreDamaged(
+        "the store is empty, the board beside it knows one",
+        operation="open",
+        resource=str(path),
+        hint="bring the database and its WAL back; `headwater doctor --accept` begins a new store",
+    )
+
+
+def check_format(connection: apsw.Connection, path: Path) -> None:
+    """Raise `StoreTooNew` for a store of a newer version, `StoreDamaged` for one that has lost its head."""
+    rows = fetch(connection, "SELECT format FROM head")
+    if not rows:
+        raise StoreDamaged("the store has no head", operation="open", resource=str(path), hint="restore a backup")
+    if rows[0][0] > FORMAT:
         raise StoreTooNew(
-            f"the store has format {found}, this version knows {FORMAT}",
+            f"the store has format {rows[0][0]}, this version knows {FORMAT}",
             operation="open",
             resource=str(path),
             hint="upgrade headwater, or restore a backup made before the newer version ran",
         )
-    return connection
 
 
 def _create(connection: apsw.Connection) -> None:
@@ -129,5 +166,31 @@ def translate(error: apsw.Error, operation: str) -> HeadwaterError:
             return StoreDamaged(str(error), operation=operation, hint="run `headwater doctor`, restore a backup")
         case apsw.BusyError() | apsw.LockedError():
             return StoreLocked("another process writes the store", operation=operation)
+        case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
+            return StoreError(str(error), operation=operation, hint="may the process write the store's folder?")
         case _:
             return StoreError(str(error), operation=operation)
+
+
+def translate_os(error: OSError, operation: str, resource: str) -> HeadwaterError:
+    """The system's error on a file of the store as one of ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull("the disk is full", operation=operation, resource=resource, hint="make room")
+    return StoreError(
+        error.strerror or str(error),
+        operation=operation,
+        resource=error.filename or resource,
+        hint="the store needs a local folder that its process may read and write",
+    )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder whose name survives a power loss."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        descriptor = os.open(made.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -8,6 +8,8 @@ lease that expires and a commit that settles it can never both win. Granting and
 from __future__ import annotations
 
 import asyncio
+import math
+import secrets
 from collections import deque
 from collections.abc import Sequence
 
@@ -52,7 +54,8 @@ class Deliveries(Records):
 
     def _prepare_deliveries(self) -> None:
         self._lines: dict[int, _Line] = {}
-        self._fence = 0
+        self._fence = secrets.randbits(30) << 32  # a lease of an earlier opening never fits
+        self._expiry_due = math.inf
         self._expiry: Timer | None = None
         self._suspects: list[Place] = []
 
@@ -87,8 +90,11 @@ class Deliveries(Records):
     def _grant(self, queue: str, line: _Line, limit: int, grouped: bool) -> list[Delivery]:
         if line.number in self.state.paused or self.writer.failure is not None:
             return []
-        entries = line.window.take(limit, self.present_ms(), grouped=grouped)
-        return [delivery for entry in entries if (delivery := self._lease(queue, line, entry))]
+        while entries := line.window.take(limit, self.present_ms(), grouped=grouped):
+            granted = [delivery for entry in entries if (delivery := self._lease(queue, line, entry))]
+            if granted:
+                return granted
+        return []
 
     def _lease(self, queue: str, line: _Line, entry: Entry) -> Delivery | None:
         self._fence += 1
@@ -104,23 +110,24 @@ class Deliveries(Records):
             redriven=entry.redriven,
         )
         lease = Lease(delivery, entry, self.clock.monotonic() + line.visibility_ms / 1000)
-        if self.state.leases.setdefault((line.number, entry.position), lease) is not lease:
+        holder = self.state.leases.setdefault((line.number, entry.position), lease)
+        if holder is not lease:
+            entry.receives -= 1
+            if holder.entry is None:
+                holder.refused = entry
             return None
-        if self._expiry is None:
-            self._watch_expiry(line.visibility_ms / 1000)
+        if lease.deadline < self._expiry_due:
+            self._watch_expiry(lease.deadline)
         return delivery
 
     async def suspects(self, queue: str) -> list[Delivery]:
         number = self.queue_number(queue)
         mine = [position for of, position in self._suspects if of == number]
         self._suspects = [place for place in self._suspects if place[0] != number]
-        line = _Line(Window(Loader(self.reader, number)), number, self.state.queues[queue].visibility_ms)
-        found = []
-        for entry in Loader(self.reader, number).at(mine):
-            entry.receives -= 1
-            if delivery := self._lease(queue, line, entry):
-                found.append(delivery)
-        return found
+        if not mine:
+            return []
+        line = self._line(queue)
+        return [delivery for entry in line.window.pick(mine) if (delivery := self._lease(queue, line, entry))]
 
     def begin(self, delivery: Delivery) -> None:
         self.board.begin(self.state.ids[delivery.queue], delivery.position)
@@ -149,7 +156,7 @@ class Deliveries(Records):
             revoked = []
             for place, fence in places.items():
                 lease = leases.get(place)
-                if lease is not None and lease.delivery.fence == fence:
+                if lease is not None and lease.entry is not None and lease.delivery.fence == fence:
                     del leases[place]
                     revoked.append((place, lease.entry))
             return revoked
@@ -166,19 +173,22 @@ class Deliveries(Records):
             self._set_timer(line)
             line.wake()
 
-    def _watch_expiry(self, seconds: float) -> None:
-        self._expiry = self.clock.call_later(max(seconds, 0.01), self._expire_leases)
+    def _watch_expiry(self, deadline: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry_due = deadline
+        self._expiry = self.clock.call_later(max(deadline - self.clock.monotonic(), 0.01), self._expire_leases)
 
     def _expire_leases(self) -> None:
-        self._expiry = None
+        self._expiry, self._expiry_due = None, math.inf
         now = self.clock.monotonic()
         late = {p: x.delivery.fence for p, x in list(self.state.leases.items()) if x.deadline <= now}
         if late and self.writer.failure is None:
             self._tasks.add(task := asyncio.get_running_loop().create_task(self._revoke(late, counted=True)))
             task.add_done_callback(self._tasks.discard)
-        left = [x.deadline for x in list(self.state.leases.values()) if x.deadline > now]
-        if left:
-            self._watch_expiry(min(left) - now)
+        next_due = min((x.deadline for x in list(self.state.leases.values()) if x.deadline > now), default=math.inf)
+        if next_due < math.inf:
+            self._watch_expiry(next_due)
 
     _tasks: set[asyncio.Task[None]]
 
@@ -196,7 +206,7 @@ class Deliveries(Records):
         lines = self._lines
         for (number, _), (lease, settle) in batch.settled.items():
             line = lines.get(number)
-            if line is None:
+            if line is None or lease.entry is None:
                 continue
             if settle.outcome == "retry":
                 lease.entry.ready_ms = settle.ready_ms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from headwater.catalog import TableSpec
 from headwater.codec import check_json, decode_json, encode_json
@@ -11,6 +11,7 @@ from headwater.events import Envelope, Key, subject_of
 from headwater.unit import MAX_DOCUMENT, Write, apply_merge
 
 subject = subject_of
+_LAST_SECOND = 253_402_300_799  # the end of the year 9999
 
 
 def merged(spec: TableSpec, write: Write, body: bytes | None) -> bytes:
@@ -49,10 +50,13 @@ def expiry(spec: TableSpec, body: bytes, now_ms: int) -> int | None:
     value = decode_json(body).get(spec.ttl)
     if isinstance(value, str) and value:
         try:
-            return int(datetime.fromisoformat(value).timestamp() * 1000)
+            time = datetime.fromisoformat(value)
         except ValueError as error:
             raise InvalidValue(f"{spec.ttl!r} is no time: {value!r}", operation="write", resource=spec.name) from error
+        return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) > _LAST_SECOND:
+            raise InvalidValue(f"{spec.ttl!r} is no time: {value!r}", operation="write", resource=spec.name)
         return int(value * 1000)
     return None
 

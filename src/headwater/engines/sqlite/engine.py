@@ -5,17 +5,30 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import msgspec
 
-from headwater.catalog import Catalog, QueueSpec, Router, TableSpec
+from headwater.catalog import Catalog, QueueSpec, TableSpec
 from headwater.clock import Clock
 from headwater.engine import Features
 from headwater.engines.sqlite.batch import entry_rows
-from headwater.engines.sqlite.board import Board
-from headwater.engines.sqlite.database import checksum, connect, fetch, insert_rows, open_writer, translate
+from headwater.engines.sqlite.board import Board, Place, Standing, read_board
+from headwater.engines.sqlite.database import (
+    check_format,
+    checksum,
+    close_cleanly,
+    connect,
+    fetch,
+    insert_rows,
+    make_folder,
+    open_writer,
+    translate,
+    translate_os,
+)
 from headwater.engines.sqlite.state import State
 from headwater.engines.sqlite.upkeep import Upkeep
 from headwater.engines.sqlite.writer import Writer
@@ -43,9 +56,20 @@ class SqliteEngine(Upkeep):
         self._synchronous = synchronous
         self._vfs = vfs
         self._lock: int | None = None
+        self._lifecycle = asyncio.Lock()
         self._tasks = set()
 
     async def open(self) -> None:
+        async with self._lifecycle:
+            if "reader" in self.__dict__:
+                raise StoreError("the store is open", operation="open", resource=str(self.folder))
+            try:
+                self._open()
+            except BaseException:
+                self._let_go()
+                raise
+
+    def _open(self) -> None:
         self.state = State()
         self._prepare_deliveries()
         try:
@@ -54,71 +78,87 @@ class SqliteEngine(Upkeep):
             else:
                 self._open_owner()
         except apsw.Error as error:
-            self._let_go()
             raise translate(error, "open") from error
-        except Exception:
-            self._let_go()
-            raise
-        self.state.load(self.reader)
+        except OSError as error:
+            raise translate_os(error, "open", str(self.folder)) from error
+        except (msgspec.MsgspecError, LookupError) as error:
+            raise StoreDamaged(
+                f"the store's catalog cannot be read: {error!r}",
+                operation="open",
+                resource=str(self.folder),
+                hint="restore a backup; `headwater doctor` lists all damage",
+            ) from error
 
     def _open_reader(self) -> None:
         path = self.folder / "store.db"
         if not path.exists():
             raise StoreError("there is no store here", operation="open", resource=str(self.folder))
+        standing = read_board(self.folder / "board")
         self.reader = connect(path, read_only=True, vfs=self._vfs)
+        check_format(self.reader, path)
+        self.state.load(self.reader)
+        self._compare(standing)
 
     def _open_owner(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        make_folder(self.folder)
+        self._lock = self._take_lock()
         path = self.folder / "store.db"
-        connection = open_writer(path, synchronous=self._synchronous, vfs=self._vfs)
-        self._connection = connection
-        self.state.load(connection)
+        standing = read_board(self.folder / "board")
+        self._connection = open_writer(path, synchronous=self._synchronous, vfs=self._vfs, create=not standing.store)
+        self.state.load(self._connection)
+        self._compare(standing)
+        self._recover(self._connection, standing.running)
         self.board = Board(self.folder / "board")
-        self._recover(connection)
+        self.board.reset(self.state.head.store, self.state.head.commit_no)
         self.reader = connect(path, read_only=True, vfs=self._vfs)
-        self._writer = Writer(connection, self.state, self.board, self.clock, self._committed)
+        self._writer = Writer(self._connection, self.state, self.board, self.clock, self._committed)
         self._writer.start()
+        _owners.add(self)
 
-    def _take_lock(self) -> None:
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    def _take_lock(self) -> int:
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(lock, f"{os.getpid():<20}".encode(), 0)
         except BlockingIOError as error:
-            holder = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._lock)
-            self._lock = None
+            holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(lock)
             raise StoreLocked(
                 f"process {holder} owns the store",
                 operation="open",
                 resource=str(self.folder),
                 hint="stop it, or talk to it: every command does when it finds it running",
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+        except OSError:
+            os.close(lock)
+            raise
+        return lock
 
-    def _recover(self, connection: apsw.Connection) -> None:
-        """Hold the store against the board; count a receive for each delivery that ran when the process died."""
-        store, flushed, running = self.board.read()
+    def _compare(self, standing: Standing) -> None:
+        """Hold the store against the board that was left beside it, read before the store was."""
         head = self.state.head
-        if store and (store != head.store or flushed > head.commit_no):
-            raise StoreDamaged(
-                f"acknowledged commits are missing: the store ends at {head.commit_no}, {flushed} were flushed"
-                if store == head.store
-                else "the board beside it belongs to another store",
-                operation="open",
-                resource=str(self.folder),
-                hint="its WAL was damaged or an older copy was restored; `headwater doctor --accept` goes on with it",
-            )
-        if running:
-            connection.execute("BEGIN IMMEDIATE")
-            for queue, position in running:
-                self._count_death(connection, queue, position)
-            connection.execute("UPDATE head SET commit_no = commit_no + 1")
-            connection.execute("COMMIT")
-            head.commit_no += 1
-            self._suspects = running
-        self.board.reset(head.store, head.commit_no)
+        if not standing.store or (standing.store == head.store and standing.commit <= head.commit_no):
+            return
+        raise StoreDamaged(
+            f"acknowledged commits are missing: the store ends at {head.commit_no}, {standing.commit} were flushed"
+            if standing.store == head.store
+            else "the board beside it belongs to another store",
+            operation="open",
+            resource=str(self.folder),
+            hint="its WAL was damaged or an older copy was restored; `headwater doctor --accept` goes on with it",
+        )
+
+    def _recover(self, connection: apsw.Connection, running: list[Place]) -> None:
+        """Count a receive for each delivery that ran when the process died."""
+        if not running:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        for queue, position in running:
+            self._count_death(connection, queue, position)
+        connection.execute("UPDATE head SET commit_no = commit_no + 1")
+        connection.execute("COMMIT")
+        self.state.head.commit_no += 1
+        self._suspects = running
 
     def _count_death(self, connection: apsw.Connection, queue: int, position: int) -> None:
         now_ms = self.present_ms()
@@ -137,30 +177,64 @@ class SqliteEngine(Upkeep):
 
     async def accept(self) -> None:
         """Go on with a store that is older than its board: what is missing is given up. Not while open."""
-        self._take_lock()
         try:
-            (self.folder / "board").unlink(missing_ok=True)
-        finally:
-            self._let_go()
+            lock = self._take_lock()
+            try:
+                (self.folder / "board").unlink(missing_ok=True)
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise translate_os(error, "accept", str(self.folder)) from error
 
     async def close(self) -> None:
-        if self._writer is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._writer.stop)
-            await asyncio.sleep(0)
-            self._writer = None
+        async with self._lifecycle:
+            if "reader" not in self.__dict__:
+                return
+            clean = False
+            try:
+                if self._writer is not None:
+                    await self._writer.stop()
+                    await asyncio.gather(*self._tasks, return_exceptions=True)
+                    clean = self._writer.failure is None
+                    self._writer = None
+                    self.board.reset(self.state.head.store, self.state.head.commit_no)
+            except OSError as error:
+                raise translate_os(error, "close", str(self.folder)) from error
+            finally:
+                if self._writer is None:
+                    self._end_waiting()
+                    self._let_go(clean=clean)
+
+    def _end_waiting(self) -> None:
+        """Cancel the timers, and let those who wait for messages see that the store is closed."""
         for line in self._lines.values():
             if line.timer is not None:
                 line.timer.cancel()
+            while line.waiters:
+                line.wake()
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        self._let_go()
 
-    def _let_go(self) -> None:
-        for name in ("reader", "_connection", "board"):
+    def _let_go(self, *, clean: bool = False) -> None:
+        _owners.discard(self)
+        for name in ("reader", "board"):
             opened = self.__dict__.pop(name, None)
             if opened is not None:
                 opened.close()
+        connection = self.__dict__.pop("_connection", None)
+        if connection is not None:
+            if clean:
+                close_cleanly(connection)
+            else:
+                connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _disown(self) -> None:
+        """In a forked child: the store stays the parent's, and its lock must not outlive the parent here."""
+        self._writer = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -176,61 +250,54 @@ class SqliteEngine(Upkeep):
 
     async def install(self, catalog: Catalog) -> int:
         for app in catalog.apps:
-            part = _part(catalog, app)
-            if self.state.apps.get(app) != part:
-                await self._install(app, part)
+            await self._install(app, _part(catalog, app))
         return self.state.head.revision
 
     async def _install(self, app: str, part: Catalog) -> None:
-        before = self.state.apps.get(app, Catalog(apps=(app,)))
-        _check_keys(before, part)
+        """Judge and write the app's part between two batches; what is in memory changes after the COMMIT."""
         trial = State()
-        trial.apps = {**self.state.apps, app: part}
-        trial.subscriptions = self.state.subscriptions
-        merged = trial.merged()
-        Router(merged.queues, merged.routes)
-        kept = _orphans(before, part, self.state)
-        part.queues.update(kept)
 
         def work(connection: apsw.Connection) -> None:
+            before = self.state.apps.get(app, Catalog(apps=(app,)))
+            _check_keys(before, part)
+            trial.apps = {**self.state.apps, app: part}
+            trial.subscriptions = self.state.subscriptions
+            trial.ids, trial.names = dict(self.state.ids), dict(self.state.names)
+            trial.compile()
             for old, new in part.renamed.items():
-                _rename(connection, self.state, old, new)
+                _rename(connection, trial, old, new)
             for name in (*part.tables, *part.topics, *part.queues):
-                self.state.intern(connection, name)
+                trial.intern(connection, name)
             for spec in part.tables.values():
-                self._build_indexes(connection, before.tables.get(spec.name), spec)
+                _build_indexes(connection, trial, before.tables.get(spec.name), spec)
             connection.execute("REPLACE INTO app VALUES (?, ?)", (app, msgspec.json.encode(part)))
             connection.execute("UPDATE head SET revision = revision + 1")
 
         def adopt(_: None) -> None:
+            self.state.ids, self.state.names = trial.ids, trial.names
             self.state.apps[app] = part
             self.state.head.revision += 1
             self.state.compile()
 
-        await self.writer.run(work, adopt)
-
-    def _build_indexes(self, connection: apsw.Connection, before: TableSpec | None, spec: TableSpec) -> None:
-        known = set(before.indexes) if before else set()
-        wanted = [index for index in spec.indexes if index not in known]
-        for index in wanted:
-            number = self.state.intern(connection, f"{spec.name}#{index.name}")
-            connection.execute("DELETE FROM entry WHERE idx = ?", (number,))
-        if not wanted or before is None:
-            return
-        partial = msgspec.structs.replace(spec, indexes=tuple(wanted))
-        table, after = self.state.ids[spec.name], ("", "")
-        while rows := fetch(
-            connection,
-            "SELECT pk, sk, body FROM record WHERE tbl = ? AND (pk, sk) > (?, ?) ORDER BY pk, sk LIMIT 1000",
-            (table, *after),
-        ):
-            for pk, sk, body in rows:
-                entries = entry_rows(partial, self.state.ids, (pk, sk), body)
-                insert_rows(connection, "REPLACE INTO entry", entries)
-            after = rows[-1][:2]
+        part.queues.update(_orphans(self.state, app, part))
+        if self.state.apps.get(app) != part:
+            await self.writer.run(work, adopt)
 
     async def check(self) -> list[str]:
-        found = [f"structure: {row[0]}" for row in self.reader.execute("PRAGMA integrity_check") if row[0] != "ok"]
+        found: list[str] = []
+        for kind, inspect in (("structure", self._check_structure), ("content", self._check_content)):
+            try:
+                found.extend(inspect())
+            except apsw.Error as error:
+                found.append(f"{kind}: {error}")
+        return found
+
+    def _check_structure(self) -> Iterator[str]:
+        for (line,) in fetch(self.reader, "PRAGMA integrity_check"):
+            if line != "ok":
+                yield f"structure: {line}"
+
+    def _check_content(self) -> Iterator[str]:
         for table, label, body in (
             ("record", "pk", "body"),
             ("event", "id", "envelope"),
@@ -238,12 +305,43 @@ class SqliteEngine(Upkeep):
         ):
             for name, content, crc in self.reader.execute(f"SELECT {label}, {body}, crc FROM {table}"):
                 if checksum(content) != crc:
-                    found.append(f"{table} {name}: its checksum does not match its bytes")
-        lost = fetch(
+                    yield f"{table} {name}: its checksum does not match its bytes"
+        for queue, position in fetch(
             self.reader,
             "SELECT queue, position FROM message m WHERE NOT EXISTS (SELECT 1 FROM event WHERE seq = m.event)",
-        )
-        return found + [f"message {queue}/{position}: its event is missing" for queue, position in lost]
+        ):
+            yield f"message {queue}/{position}: its event is missing"
+
+
+_owners: weakref.WeakSet[SqliteEngine] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for engine in list(_owners):
+        engine._disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+
+def _build_indexes(connection: apsw.Connection, state: State, before: TableSpec | None, spec: TableSpec) -> None:
+    known = set(before.indexes) if before else set()
+    wanted = [index for index in spec.indexes if index not in known]
+    for index in wanted:
+        number = state.intern(connection, f"{spec.name}#{index.name}")
+        connection.execute("DELETE FROM entry WHERE idx = ?", (number,))
+    if not wanted or before is None:
+        return
+    partial = msgspec.structs.replace(spec, indexes=tuple(wanted))
+    table, after = state.ids[spec.name], ("", "")
+    while rows := fetch(
+        connection,
+        "SELECT pk, sk, body FROM record WHERE tbl = ? AND (pk, sk) > (?, ?) ORDER BY pk, sk LIMIT 1000",
+        (table, *after),
+    ):
+        for pk, sk, body in rows:
+            insert_rows(connection, "REPLACE INTO entry", entry_rows(partial, state.ids, (pk, sk), body))
+        after = rows[-1][:2]
 
 
 def _part(catalog: Catalog, app: str) -> Catalog:
@@ -272,14 +370,16 @@ def _check_keys(before: Catalog, after: Catalog) -> None:
             )
 
 
-def _orphans(before: Catalog, after: Catalog, state: State) -> dict[str, QueueSpec]:
-    """Queues that are declared no more but still hold messages or dead letters: they are kept."""
-    gone = {name: spec for name, spec in before.queues.items() if name not in after.queues}
-    renamed = set(after.renamed)
+def _orphans(state: State, app: str, part: Catalog) -> dict[str, QueueSpec]:
+    """Queues that the app declares no more but that still hold messages or dead letters: they are kept."""
+    before = state.apps[app].queues if app in state.apps else {}
     return {
         name: spec
-        for name, spec in gone.items()
-        if name not in renamed and (counts := state.counts.get(state.ids[name])) and (counts.depth or counts.dead)
+        for name, spec in before.items()
+        if name not in part.queues
+        and name not in part.renamed
+        and (counts := state.counts.get(state.ids[name]))
+        and (counts.depth or counts.dead)
     }
 
 

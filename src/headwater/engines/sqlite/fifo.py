@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import deque
+from itertools import islice, takewhile
 
 from headwater.engines.sqlite.loading import Loader
 from headwater.engines.sqlite.state import Entry
@@ -78,7 +79,6 @@ class FifoWindow:
         if not group.entries and group.later is not None:
             self._load_later(group)
         if not group.entries:
-            group.parked = False
             del self._groups[group.name]
         elif group.entries[0].ready_ms:
             head = group.entries[0]
@@ -86,9 +86,18 @@ class FifoWindow:
             if not group.parked:
                 group.parked = True
                 self._held -= len(group.entries)
-        elif not group.queued:
+        else:
+            self._schedule_now(group)
+
+    def _schedule_now(self, group: _Group) -> None:
+        if not group.queued:
             group.queued = True
             self._round.append(group)
+
+    def _unpark(self, group: _Group) -> None:
+        if group.parked:
+            group.parked = False
+            self._held += len(group.entries)
 
     def _load_later(self, group: _Group) -> None:
         later = group.later
@@ -109,7 +118,7 @@ class FifoWindow:
         while self._round and len(taken) < limit:
             group = self._round.popleft()
             group.queued = False
-            if group.leased or not group.entries:
+            if group.leased or group.parked or not group.entries:
                 continue
             for entry in group.entries:
                 if (group.leased and not grouped) or len(taken) == limit or entry.ready_ms > now_ms:
@@ -117,6 +126,20 @@ class FifoWindow:
                 group.leased += 1
                 taken.append(entry)
         return taken
+
+    def pick(self, positions: list[int]) -> list[Entry]:
+        """Of these messages the ones that head their groups, as if taken."""
+        wanted, last = set(positions), max(positions, default=0)
+        while self._behind and self._cursor < last:
+            self._load_chunk()
+        picked: list[Entry] = []
+        for group in self._groups.values():
+            if group.leased or group.parked:
+                continue
+            heads = list(takewhile(lambda entry: entry.position in wanted, group.entries))
+            group.leased = len(heads)
+            picked += heads
+        return picked
 
     def settled(self, entry: Entry) -> None:
         """A taken message is gone: the next of its group may follow."""
@@ -146,15 +169,18 @@ class FifoWindow:
         """Forget messages that were removed from the store while they waited."""
         gone = set(positions)
         for group in list(self._groups.values()):
-            kept = deque(entry for entry in group.entries if entry.position not in gone)
             if group.later is not None:
                 group.later = array("q", [p for p in group.later if p not in gone]) or None
-            if len(kept) != len(group.entries):
-                if not group.parked:
-                    self._held -= len(group.entries) - len(kept)
-                group.entries = kept
-                if not group.leased:
-                    self._schedule(group)
+            kept = deque(entry for entry in group.entries if entry.position not in gone)
+            if len(kept) == len(group.entries):
+                continue
+            self._unpark(group)
+            self._held -= len(group.entries) - len(kept)
+            # taken entries among them are those whose lease was refused because they were being removed
+            group.leased = sum(entry.position not in gone for entry in islice(group.entries, group.leased))
+            group.entries = kept
+            if not group.leased:
+                self._schedule(group)
 
     def next_due(self) -> int | None:
         """When the next parked group is ready."""
@@ -165,16 +191,17 @@ class FifoWindow:
             _, position, group = heapq.heappop(self._parked)
             if not group.parked or not group.entries or group.entries[0].position != position:
                 continue
-            group.parked = False
-            self._held += len(group.entries)
-            group.queued = True
-            self._round.append(group)
+            self._unpark(group)
+            self._schedule_now(group)
 
     def _refill(self, now_ms: int) -> None:
         while self._behind and not self._round and self._held < HELD_MAX:
-            rows = self._loader.in_order(self._cursor, CHUNK)
-            for entry in rows:
-                self._cursor = entry.position
-                self._append(entry)
-            self._behind = len(rows) == CHUNK
+            self._load_chunk()
             self._wake(now_ms)
+
+    def _load_chunk(self) -> None:
+        rows = self._loader.in_order(self._cursor, CHUNK)
+        for entry in rows:
+            self._cursor = entry.position
+            self._append(entry)
+        self._behind = len(rows) == CHUNK

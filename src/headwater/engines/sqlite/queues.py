@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from array import array
+from collections.abc import Callable
 
 import apsw
 import msgspec
@@ -21,6 +23,8 @@ from headwater.ids import new_id
 from headwater.unit import Emit, new_commit
 
 _SLICE = 500
+_NOBODY = Delivery(queue="", position=0, fence=0, receives=0, event=Envelope(id="", source="", type=""))
+Removal = Callable[[apsw.Connection, list[int]], int]
 
 
 class Queues(Deliveries):
@@ -33,8 +37,9 @@ class Queues(Deliveries):
             self.state.count(self.reader)
         now_ms = self.present_ms()
         leased: dict[int, int] = {}
-        for number, _ in list(self.state.leases):
-            leased[number] = leased.get(number, 0) + 1
+        for (number, _), lease in list(self.state.leases.items()):
+            if lease.entry is not None:
+                leased[number] = leased.get(number, 0) + 1
         found = []
         for number, counts in sorted(self.state.counts.items(), key=lambda item: self.state.names[item[0]]):
             found.append(
@@ -119,43 +124,51 @@ class Queues(Deliveries):
     async def _remove_waiting(self, number: int, after: int) -> tuple[int, int]:
         """Remove a slice of messages that are not leased; (how many, the last position or 0 at the end)."""
 
-        def work(connection: apsw.Connection) -> tuple[list[int], int]:
+        def work(connection: apsw.Connection, held: list[int]) -> int:
             rows = fetch(
                 connection,
                 "SELECT position FROM message WHERE queue = ? AND position > ? ORDER BY position LIMIT ?",
                 (number, after, _SLICE),
             )
-            held = self._hold([(number, position) for (position,) in rows])
-            connection.execute(
-                "DELETE FROM message WHERE queue = ? AND position IN carray(?)",
-                (number, apsw.carray(array("q", held))),
-            ) if held else None
-            return held, rows[-1][0] if len(rows) == _SLICE else 0
+            self._hold(number, [position for (position,) in rows], held)
+            delete_messages(connection, number, held)
+            return rows[-1][0] if len(rows) == _SLICE else 0
 
-        held, last = await self.writer.run(work, lambda answer: self._adopt_removed(number, answer[0]))
-        self._drop(number, held)
-        return len(held), last
+        return await self._remove(number, work)
 
-    def _hold(self, places: list[tuple[int, int]]) -> list[int]:
+    async def _remove(self, number: int, work: Removal, *, die: bool = False) -> tuple[int, int]:
+        """Run `work`, which holds and deletes messages; (how many it held, its answer)."""
+        held: list[int] = []
+
+        def adopt(_: int) -> None:
+            counts = self.state.counts[number]
+            counts.depth -= len(held)
+            counts.settled += len(held)
+            counts.dead += len(held) if die else 0
+
+        removal = self.writer.run(lambda connection: work(connection, held), adopt)
+        removal.add_done_callback(lambda done: self._let_go_of(number, held, failed=done.exception() is not None))
+        answer = await asyncio.shield(removal)
+        return len(held), answer
+
+    def _hold(self, number: int, positions: list[int], held: list[int]) -> None:
         """Take leases of messages that are about to be removed, so that no consumer gets them meanwhile."""
-        held = []
-        for place in places:
-            lease = _removal()
-            if self.state.leases.setdefault(place, lease) is lease:
-                held.append(place[1])
-        return held
-
-    def _adopt_removed(self, number: int, positions: list[int]) -> None:
-        counts = self.state.counts[number]
-        counts.depth -= len(positions)
-        counts.settled += len(positions)
-
-    def _drop(self, number: int, positions: list[int]) -> None:
-        """On the event loop, after the removal's commit: the windows forget, then the leases go."""
-        if line := self._lines.get(number):
-            line.window.drop(positions)
         for position in positions:
-            self.state.leases.pop((number, position), None)
+            lease = Lease(_NOBODY, None, math.inf)
+            if self.state.leases.setdefault((number, position), lease) is lease:
+                held.append(position)
+
+    def _let_go_of(self, number: int, held: list[int], *, failed: bool) -> None:
+        """On the event loop: the windows forget what was removed, or take back what was refused meanwhile."""
+        line = self._lines.get(number)
+        if line and not failed:
+            line.window.drop(held)
+        for position in held:
+            lease = self.state.leases.pop((number, position))
+            if line and failed and lease.refused is not None:
+                line.window.restore(lease.refused)
+        if line:
+            line.wake()
 
     async def dead_letters(self, queue: str = "", limit: int = 100, after: int = 0) -> list[DeadLetter]:
         return self._dead_letters(queue, limit, after)
@@ -193,41 +206,44 @@ class Queues(Deliveries):
         if route.source not in self.state.ids:
             raise UnknownResource("no such source", operation="subscribe", resource=route.source)
         plain = msgspec.structs.replace(route, origin="subscribed", id="")
-        for id, present in self.state.subscriptions.items():
-            if msgspec.structs.replace(present, id="") == plain:
-                return Subscription(id, present)
-        id = new_id()
-        added = msgspec.structs.replace(plain, id=id)
         merged = self.state.merged()
-        Router(merged.queues, (*merged.routes, added))
+        Router(merged.queues, (*merged.routes, plain))
 
-        def work(connection: apsw.Connection) -> None:
-            connection.execute("INSERT INTO subscription VALUES (?, ?)", (id, msgspec.json.encode(added)))
+        def work(connection: apsw.Connection) -> Subscription:
+            for id, present in self.state.subscriptions.items():
+                if msgspec.structs.replace(present, id="") == plain:
+                    return Subscription(id, present)
+            added = msgspec.structs.replace(plain, id=new_id())
+            connection.execute("INSERT INTO subscription VALUES (?, ?)", (added.id, msgspec.json.encode(added)))
             connection.execute("UPDATE head SET revision = revision + 1")
+            return Subscription(added.id, added)
 
-        def adopt(_: None) -> None:
-            self.state.subscriptions[id] = added
-            self.state.head.revision += 1
-            self.state.compile()
+        def adopt(answer: Subscription) -> None:
+            if answer.id not in self.state.subscriptions:
+                self.state.subscriptions[answer.id] = answer.route
+                self.state.head.revision += 1
+                self.state.compile()
 
-        await self.writer.run(work, adopt)
-        return Subscription(id, added)
+        subscription: Subscription = await self.writer.run(work, adopt)
+        return subscription
 
     async def unsubscribe(self, id: str) -> bool:
         if id not in self.state.subscriptions:
             return False
 
-        def work(connection: apsw.Connection) -> None:
+        def work(connection: apsw.Connection) -> bool:
             connection.execute("DELETE FROM subscription WHERE id = ?", (id,))
-            connection.execute("UPDATE head SET revision = revision + 1")
+            removed = connection.changes() > 0
+            connection.execute("UPDATE head SET revision = revision + ?", (removed,))
+            return removed
 
-        def adopt(_: None) -> None:
-            self.state.subscriptions.pop(id, None)
-            self.state.head.revision += 1
-            self.state.compile()
+        def adopt(removed: bool) -> None:
+            if removed:
+                del self.state.subscriptions[id]
+                self.state.head.revision += 1
+                self.state.compile()
 
-        await self.writer.run(work, adopt)
-        return True
+        return bool(await self.writer.run(work, adopt))
 
     async def replay(self, table: str, queue: str) -> int:
         """Slices of present rows, each one commit of direct sends in key order."""
@@ -264,6 +280,9 @@ class Queues(Deliveries):
             await asyncio.sleep(0)
 
 
-def _removal() -> Lease:
-    nobody = Delivery(queue="", position=0, fence=0, receives=0, event=Envelope(id="", source="", type=""))
-    return Lease(nobody, None, float("inf"))  # type: ignore[arg-type]
+def delete_messages(connection: apsw.Connection, queue: int, positions: list[int]) -> None:
+    if positions:
+        connection.execute(
+            "DELETE FROM message WHERE queue = ? AND position IN carray(?)",
+            (queue, apsw.carray(array("q", positions))),
+        )

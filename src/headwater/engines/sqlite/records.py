@@ -20,8 +20,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _READ = "SELECT version, body, crc, schema, expires_ms FROM record WHERE tbl = ? AND pk = ? AND sk = ?"
 _EVENT = "SELECT seq, envelope, crc, queues FROM event"
-LAST = "\U0010ffff" * 4
-"""A string that sorts after every key with a given prefix that it is appended to."""
 
 
 def translated(operation: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -171,9 +169,18 @@ def _bounds(query: Query, partition: str, sort: str) -> tuple[list[str], list[An
             where.append(f"{ranged} {comparison} ?")
             bindings.append(value)
     if query.prefix:
-        where.append(f"{ranged} >= ? AND {ranged} <= ?")
-        bindings += [query.prefix, query.prefix + LAST]
+        where.append(f"{ranged} >= ? AND {ranged} < ?")
+        bindings += [query.prefix, _after_prefix(query.prefix)]
     return where, bindings
+
+
+def _after_prefix(prefix: str) -> str | bytes:
+    """The least value that sorts after all strings with the prefix (bytes sort after every string)."""
+    kept = prefix.rstrip("\U0010ffff")
+    if not kept:
+        return b""
+    following = ord(kept[-1]) + 1
+    return kept[:-1] + chr(0xE000 if following == 0xD800 else following)
 
 
 def _finish(

@@ -30,9 +30,12 @@ class Entry(msgspec.Struct, eq=False):
 
 
 class Lease(msgspec.Struct, eq=False):
+    """`entry` None: held while the message is removed; `refused` is then what a consumer took in vain."""
+
     delivery: Delivery
-    entry: Entry
+    entry: Entry | None
     deadline: float
+    refused: Entry | None = None
 
 
 class Head(msgspec.Struct):

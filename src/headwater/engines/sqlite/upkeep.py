@@ -8,17 +8,22 @@ from typing import Any
 import apsw
 
 from headwater.engines.sqlite.database import checksum, fetch, insert_rows
-from headwater.engines.sqlite.queues import Queues
+from headwater.engines.sqlite.queues import Queues, delete_messages
 from headwater.ids import new_id
 from headwater.unit import Commit, Write
 
 
 class Upkeep(Queues):
+    _swept = 0
+    """The last event that sweeping has passed; the next slice begins after it, so kept ones hold up nobody."""
+
     async def expire_records(self, limit: int) -> int:
+        if not self.state.tables:
+            return 0
         rows = fetch(
             self.reader,
-            "SELECT tbl, pk, sk FROM record WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?",
-            (self.present_ms(), limit),
+            "SELECT tbl, pk, sk FROM record WHERE expires_ms <= ? AND tbl IN carray(?) ORDER BY expires_ms LIMIT ?",
+            (self.present_ms(), apsw.carray(array("q", [self.state.ids[name] for name in self.state.tables])), limit),
         )
         if not rows:
             return 0
@@ -42,7 +47,7 @@ class Upkeep(Queues):
         return total
 
     async def _expire_queue(self, number: int, oldest_ms: int, limit: int) -> int:
-        def work(connection: apsw.Connection) -> list[int]:
+        def work(connection: apsw.Connection, held: list[int]) -> int:
             rows = fetch(
                 connection,
                 "SELECT m.position, e.id, e.envelope, m.grp, m.receives FROM message m"
@@ -50,12 +55,12 @@ class Upkeep(Queues):
                 " WHERE m.queue = ? AND m.sent_ms <= ? ORDER BY m.position LIMIT ?",
                 (number, oldest_ms, limit),
             )
-            held = set(self._hold([(number, row[0]) for row in rows]))
-            now_ms = self.writer.now_ms()
+            self._hold(number, [row[0] for row in rows], held)
+            now_ms, chosen = self.writer.now_ms(), set(held)
             letters = [
                 (number, id, body, checksum(body), group, receives, "retention: waited too long", now_ms)
                 for position, id, body, group, receives in rows
-                if position in held
+                if position in chosen
             ]
             if letters:
                 insert_rows(
@@ -63,19 +68,11 @@ class Upkeep(Queues):
                     "INSERT INTO dead (queue, event_id, envelope, crc, grp, receives, reason, died_ms)",
                     letters,
                 )
-                connection.execute(
-                    "DELETE FROM message WHERE queue = ? AND position IN carray(?)",
-                    (number, apsw.carray(array("q", sorted(held)))),
-                )
-            return sorted(held)
+            delete_messages(connection, number, held)
+            return 0
 
-        def adopt(held: list[int]) -> None:
-            self._adopt_removed(number, held)
-            self.state.counts[number].dead += len(held)
-
-        held = await self.writer.run(work, adopt)
-        self._drop(number, held)
-        return len(held)
+        died, _ = await self._remove(number, work, die=True)
+        return died
 
     async def sweep(self, history_ms: int, limit: int) -> int:
         oldest_ms = self.present_ms() - history_ms
@@ -90,20 +87,20 @@ class Upkeep(Queues):
             swept = connection.changes()
             rows = fetch(
                 connection,
-                "SELECT seq, id FROM event WHERE time_ms <= ? AND seq <= (SELECT min(seq) + ? FROM event)"
-                " ORDER BY seq LIMIT ?",
-                (oldest_ms, 4 * limit, limit),
+                "SELECT seq, id FROM event WHERE seq > ? AND time_ms <= ? ORDER BY seq LIMIT ?",
+                (self._swept, oldest_ms, limit),
             )
-            return swept + _sweep_events(connection, rows)
+            self._swept = rows[-1][0] if len(rows) == limit else 0
+            return swept + _sweep_events(connection, rows, list(self.state.counts))
 
         return int(await self.writer.run(work))
 
 
-def _sweep_events(connection: apsw.Connection, rows: list[tuple[int, str]]) -> int:
+def _sweep_events(connection: apsw.Connection, rows: list[tuple[int, str]], queues: list[int]) -> int:
     """Delete those of the events that no waiting message needs, with the attempts made on them."""
     if not rows:
         return 0
-    needed = {seq for (seq,) in connection.execute("SELECT event FROM message WHERE event <= ?", (rows[-1][0],))}
+    needed = _needed(connection, rows[0][0], rows[-1][0], queues)
     gone = [row for row in rows if row[0] not in needed]
     connection.execute("DELETE FROM event WHERE seq IN carray(?)", (apsw.carray(array("q", [s for s, _ in gone])),))
     ids = tuple(id for _, id in gone)
@@ -114,3 +111,15 @@ def _sweep_events(connection: apsw.Connection, rows: list[tuple[int, str]]) -> i
             (apsw.carray(ids),),
         )
     return len(gone)
+
+
+def _needed(connection: apsw.Connection, first: int, last: int, queues: list[int]) -> set[int]:
+    """Which events from `first` to `last` have messages: in each queue they stand in the order of events."""
+    needed = set()
+    for queue in queues:
+        for (seq,) in connection.execute("SELECT event FROM message WHERE queue = ? ORDER BY position", (queue,)):
+            if seq > last:
+                break
+            if seq >= first:
+                needed.add(seq)
+    return needed

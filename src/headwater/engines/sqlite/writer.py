@@ -6,7 +6,11 @@ catalog, pausing, sweeping) run between batches in transactions of their own, in
 
 Failures: an unexpected error of one commit rolls the batch back and replays its commits singly, so that only the
 guilty one fails. A full disk refuses the batch with `StoreFull`. Any other I/O error means that the outcome is
-unknown: the batch and all that follows get `CommitUnknown` until the store is opened anew.
+unknown: the batch and all that follows get `CommitUnknown` until the store is opened anew. So does an error after
+the COMMIT, when what is in memory may have left the store behind.
+
+The WAL is moved into the database between batches: when the store is idle, or when it is long. A reader that is in
+the way only defers that; the next try comes after `_IDLE_PAGES` more.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from headwater.engines.sqlite.board import Board
 from headwater.engines.sqlite.database import translate
 from headwater.engines.sqlite.flush import write_batch
 from headwater.engines.sqlite.state import State
-from headwater.errors import CommitUnknown, HeadwaterError, StoreDamaged, StoreError, StoreFull
+from headwater.errors import CommitUnknown, HeadwaterError, StoreDamaged, StoreError, StoreFull, StoreLocked
 from headwater.unit import Commit, Committed
 
 MAX_BATCH = 512
@@ -46,7 +50,7 @@ class Task(NamedTuple):
 
 
 class Writer:
-    """Start with `start()`; `submit` and `run` are called on the event loop, `stop` drains and joins."""
+    """Start with `start()`; `submit`, `run` and `stop` are called on the event loop."""
 
     def __init__(self, connection: apsw.Connection, state: State, board: Board, clock: Clock, done: Done) -> None:
         self._connection = connection
@@ -57,6 +61,9 @@ class Writer:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="headwater-writer", daemon=True)
         self._wal_pages = 0
+        self._tried_pages = 0
+        self._flushing = False
+        self._stopping = False
         self.failure: HeadwaterError | None = None
         connection.set_wal_hook(self._count_pages)
 
@@ -64,17 +71,23 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
+        """Take nothing more, answer all that was taken, end the thread. Idempotent."""
+        self._stopping = True
         self._inbox.put(None)
-        self._thread.join()
+        await self._loop.run_in_executor(None, self._thread.join)
 
     def submit(self, commit: Commit) -> asyncio.Future[Committed]:
+        if self._stopping:
+            raise StoreError("the store is being closed", operation="commit")
         future: asyncio.Future[Committed] = self._loop.create_future()
         self._inbox.put((commit, future))
         return future
 
     def run(self, work: Work, adopt: Adopt | None = None, *, durable: bool = True) -> asyncio.Future[Any]:
         """Run `work(connection)` after all that was submitted before, in a transaction when `durable`."""
+        if self._stopping:
+            raise StoreError("the store is being closed", operation="write")
         future: asyncio.Future[Any] = self._loop.create_future()
         self._inbox.put((Task(work, adopt, durable), future))
         return future
@@ -125,7 +138,7 @@ class Writer:
 
     def _commit(self, items: list[tuple[Commit, asyncio.Future[Committed]]]) -> None:
         batch, results = self._attempt([commit for commit, _ in items])
-        if batch is None and len(items) > 1 and self.failure is None and not isinstance(results[0], StoreFull):
+        if batch is None and len(items) > 1 and self.failure is None and _blames_a_commit(results[0]):
             for item in items:
                 self._commit([item])
             return
@@ -133,22 +146,29 @@ class Writer:
         self._post(self._done, batch, answers)
 
     def _attempt(self, commits: list[Commit]) -> tuple[Batch | None, list[Result]]:
-        """Apply and flush; (None, the error for each) when nothing was written."""
+        """Apply and flush; (None, the error for each) when nothing was written, or nobody knows."""
         if self.failure is not None:
             return None, [self.failure] * len(commits)
-        execute = self._connection.execute
-        batch = Batch(self._state, self._connection, self.now_ms())
-        flushing = False
         try:
-            execute("BEGIN IMMEDIATE")
-            batch.prefetch(commits)
-            results = [batch.apply(commit) for commit in commits]
-            write_batch(self._connection, batch)
-            flushing = True
-            execute("COMMIT")
+            batch, results = self._write(commits)
         except Exception as error:
-            return None, [self._failed(error, flushing)] * len(commits)
-        self._adopt(batch)
+            return None, [self._failed(error)] * len(commits)
+        try:
+            self._adopt(batch)
+        except Exception as error:
+            return None, [self._fail(error)] * len(commits)
+        return batch, results
+
+    def _write(self, commits: list[Commit]) -> tuple[Batch, list[Result]]:
+        execute = self._connection.execute
+        self._flushing = False
+        batch = Batch(self._state, self._connection, self.now_ms())
+        execute("BEGIN IMMEDIATE")
+        batch.prefetch(commits)
+        results: list[Result] = [batch.apply(commit) for commit in commits]
+        write_batch(self._connection, batch)
+        self._flushing = True
+        execute("COMMIT")
         return batch, results
 
     def _adopt(self, batch: Batch) -> None:
@@ -172,7 +192,7 @@ class Writer:
         for number in batch.redriven.values():
             state.counts[number].dead -= 1
 
-    def _failed(self, error: Exception, flushing: bool) -> HeadwaterError:
+    def _failed(self, error: Exception) -> HeadwaterError:
         """Roll back and say what it means for the callers."""
         if isinstance(error, StoreDamaged):
             self.failure = error
@@ -180,37 +200,50 @@ class Writer:
             pass
         elif isinstance(error, apsw.CorruptError | apsw.NotADBError):
             self.failure = translate(error, "commit")
-        elif isinstance(error, apsw.IOError) or (flushing and isinstance(error, apsw.Error)):
-            self.failure = CommitUnknown(
-                f"the outcome of a commit is unknown: {error}",
-                operation="commit",
-                hint="the store is stopped; start it again to recover what was committed",
-            )
+        elif isinstance(error, apsw.IOError) or (self._flushing and isinstance(error, apsw.Error)):
+            self._fail(error)
         if self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")
             except apsw.Error as failed:
                 self.failure = self.failure or translate(failed, "rollback")
-        if self.failure is not None:
-            self.failure.__cause__ = error
-            return self.failure
-        if isinstance(error, HeadwaterError):
+        if self.failure is None and isinstance(error, HeadwaterError):
             return error
-        wrapped = translate(error, "commit") if isinstance(error, apsw.Error) else StoreError(repr(error))
-        wrapped.__cause__ = error
+        wrapped = self.failure
+        if wrapped is None:
+            wrapped = translate(error, "commit") if isinstance(error, apsw.Error) else StoreError(repr(error))
+        if wrapped is not error:
+            wrapped.__cause__ = error
         return wrapped
+
+    def _fail(self, error: Exception) -> HeadwaterError:
+        """Stop the store: what became of a commit is unknown, or memory may not follow the store any more."""
+        self.failure = CommitUnknown(
+            f"the outcome of a commit is unknown: {error!r}",
+            operation="commit",
+            hint="the store is stopped; start it again to recover what was committed",
+        )
+        self.failure.__cause__ = error
+        return self.failure
 
     def _run_task(self, task: Task, future: asyncio.Future[Any]) -> None:
         if self.failure is not None:
             self._post(_resolve, future, self.failure)
             return
+        self._flushing = False
         try:
             answer = self._transact(task.work) if task.durable else task.work(self._connection)
         except Exception as error:
-            self._post(_resolve, future, self._failed(error, flushing=False))
+            self._post(_resolve, future, self._failed(error))
             return
-        if task.adopt:
-            task.adopt(answer)
+        try:
+            if task.durable:
+                self._state.head.commit_no += 1
+                self._board.flushed(self._state.head.commit_no)
+            if task.adopt:
+                task.adopt(answer)
+        except Exception as error:
+            answer = self._fail(error)
         self._post(_resolve, future, answer)
 
     def _transact(self, work: Work) -> Any:
@@ -218,28 +251,35 @@ class Writer:
         execute("BEGIN IMMEDIATE")
         answer = work(self._connection)
         execute("UPDATE head SET commit_no = commit_no + 1")
+        self._flushing = True
         execute("COMMIT")
-        self._state.head.commit_no += 1
-        self._board.flushed(self._state.head.commit_no)
         return answer
 
     def _checkpoint(self, pages: int) -> None:
         """Move the WAL into the database when it has grown to `pages`; a full disk only defers it."""
         if self._wal_pages < pages or self.failure is not None:
             return
-        self._wal_pages = 0
+        if self._tried_pages <= self._wal_pages < self._tried_pages + _IDLE_PAGES:
+            return
+        self._tried_pages = self._wal_pages
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except (apsw.FullError, apsw.BusyError):
             return
         except apsw.Error as error:
-            self._failed(error, flushing=True)
+            self._flushing = True
+            self._failed(error)
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *arguments)
         except RuntimeError:
             """The loop is closed: nobody waits for the answer any more."""
+
+
+def _blames_a_commit(result: Result) -> bool:
+    """Whether a batch failed by one of its commits; a full disk or a foreign lock would meet each of them."""
+    return not isinstance(result, StoreFull | StoreLocked)
 
 
 def _resolve(future: asyncio.Future[Any], answer: Any) -> None:

@@ -1,0 +1,387 @@
+"""`App`: collects the resources and handlers of one application."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Unpack, cast, overload
+
+from typing_extensions import TypeVar
+
+from headwater.catalog import Images, IndexSpec, QueueSpec, RouteSpec, TableSpec
+from headwater.clock import Clock
+from headwater.decoding import Upgrade
+from headwater.durations import Duration, parse_duration, to_ms
+from headwater.engine import Engine
+from headwater.errors import DeclarationError
+from headwater.handlers import DEFAULT_CONCURRENCY, HandlerOptions, HandlerSpec, QueueOptions, Register, place_of
+from headwater.late import Late
+from headwater.messaging import Queue, Topic
+from headwater.services import Service
+from headwater.sources import Feed, Source, Target
+from headwater.tables import ChangeSource, Table
+from headwater.transactions import transaction
+
+if TYPE_CHECKING:
+    import httpx
+    from fastapi import FastAPI
+
+T = TypeVar("T")
+E = TypeVar("E")
+V = TypeVar("V")
+S = TypeVar("S", default=None)
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+class Binding(Protocol):
+    """What an app is given while it runs."""
+
+    engine: Engine
+    clock: Clock
+
+    def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
+        """How to call the app of this name over HTTP: (transport or None for the network, base URL)."""
+        ...
+
+
+class App(Generic[S]):
+    """One application: its tables, topics, queues, handlers, services and HTTP endpoints.
+
+    `settings` is a pydantic-settings class, read with the prefix `<NAME>_` when the server starts. `http` names
+    the module of the endpoints ("pkg.api"), imported only when the app is served. Declarations raise
+    `DeclarationError` at once; importing an app reads no environment and opens nothing.
+    """
+
+    @overload
+    def __init__(self: App[None], name: str, *, http: str = ...) -> None: ...
+    @overload
+    def __init__(self, name: str, *, settings: type[S], http: str = ...) -> None: ...
+    def __init__(self, name: str, *, settings: type[S] | None = None, http: str = "") -> None:
+        _check_name(name, "app")
+        self.name = name
+        self.tables: dict[str, Table[Any]] = {}
+        self.topics: dict[str, Topic[Any]] = {}
+        self.queues: dict[str, Queue[Any]] = {}
+        self.services: dict[str, Service] = {}
+        self.routes: list[RouteSpec] = []
+        self.handlers: dict[str, HandlerSpec] = {}
+        self.implied: dict[str, QueueSpec] = {}
+        self.renamed: dict[str, str] = {}
+        self._settings_class = settings
+        self._settings: S | None = None
+        self._http_module = http
+        self._http: FastAPI | None = None
+        self._binding: Binding | None = None
+
+    # Running
+
+    @property
+    def binding(self) -> Binding:
+        if self._binding is None:
+            raise DeclarationError(
+                "the app is not running",
+                operation="use",
+                resource=self.name,
+                hint="run it with `headwater run`, or in a test with `headwater.testing.Harness`",
+            )
+        return self._binding
+
+    def bind(self, binding: Binding | None) -> None:
+        """Give the app its engine and clock, or take them away."""
+        self._binding = binding
+
+    @property
+    def settings(self) -> S:
+        """The app's settings, read once; raises `DeclarationError` naming what is missing."""
+        if self._settings is None and self._settings_class is not None:
+            self.configure({})
+        return cast("S", self._settings)
+
+    def configure(self, overrides: Mapping[str, Any]) -> None:
+        """Read the settings: `overrides` first, then the environment with the prefix `<NAME>_`."""
+        if self._settings_class is None:
+            return
+        try:
+            prefix = self.name.upper().replace("-", "_") + "_"
+            self._settings = cast("Any", self._settings_class)(_env_prefix=prefix, **overrides)
+        except ValueError as error:
+            raise DeclarationError(str(error), operation="settings", resource=self.name) from error
+
+    @property
+    def http(self) -> FastAPI:
+        """The app's FastAPI application: each request is a unit of work, committed before its response leaves."""
+        if self._http is None:
+            from headwater.http.application import make_http
+
+            self._http = make_http(self)
+        return self._http
+
+    @property
+    def serves_http(self) -> bool:
+        return self._http is not None or bool(self._http_module)
+
+    def load_http(self) -> FastAPI | None:
+        """The endpoints, their module imported; None when the app has none."""
+        if self._http_module:
+            importlib.import_module(self._http_module)
+        return self._http
+
+    # Declaring
+
+    def late(self, pick: Callable[[S], V]) -> Late[V]:
+        """A value that is picked from the settings when the server starts."""
+        return Late(pick)
+
+    def qualify(self, name: str, kind: str) -> str:
+        _check_name(name, kind)
+        full = f"{self.name}/{name}"
+        if full in self.tables or full in self.topics or full in self.queues or full in self.implied:
+            raise DeclarationError("the name is taken", operation=f"declare {kind}", resource=full)
+        return full
+
+    def table(
+        self,
+        name: str,
+        model: type[T],
+        *,
+        key: str | tuple[str, str],
+        indexes: Mapping[str, str | tuple[str, str]] | None = None,
+        images: Images = "both",
+        ttl: Duration = "",
+        schema: int = 0,
+        upgrade: Upgrade | None = None,
+    ) -> Table[T]:
+        """Declare a table of rows of a model (pydantic, msgspec Struct, dataclass or dict).
+
+        `key` is the field of the partition key, or (partition, sort). `indexes` maps a name to a field or
+        (partition, sort); rows without the field are not in it. `images` says which images a change carries.
+        `ttl` is a field that holds each row's time of expiry (RFC 3339 or seconds since the epoch), or a duration
+        after a row's last write. `upgrade[n]` brings a document of model version n to n + 1; the present version
+        is the highest key + 1.
+        """
+        full = self.qualify(name, "table")
+        partition, sort = (key, "") if isinstance(key, str) else key
+        specs = [
+            IndexSpec(index, fields) if isinstance(fields, str) else IndexSpec(index, *fields)
+            for index, fields in (indexes or {}).items()
+        ]
+        steps = upgrade or {}
+        version = schema or max(steps, default=0) + 1
+        if sorted(steps) != list(range(min(steps, default=version), version)):
+            raise DeclarationError(
+                f"upgrade= has steps {sorted(steps)}, the model version is {version}",
+                operation="declare table",
+                resource=full,
+                hint="give one step for each version up to the present one",
+            )
+        field, age_ms = _expiry(ttl)
+        spec = TableSpec(
+            name=full,
+            partition=partition,
+            sort=sort,
+            indexes=tuple(specs),
+            images=images,
+            ttl=field,
+            ttl_ms=age_ms,
+            schema=version,
+        )
+        table = Table(self, spec, model, steps)
+        table.check_fields()
+        self.tables[full] = table
+        return table
+
+    @overload
+    def topic(self, name: str) -> Topic[dict[str, Any]]: ...
+    @overload
+    def topic(self, name: str, model: type[T]) -> Topic[T]: ...
+    def topic(self, name: str, model: type[Any] = dict) -> Topic[Any]:
+        """Declare a topic of messages of a model; without one, of dicts."""
+        full = self.qualify(name, "topic")
+        self.topics[full] = Topic(self, full, model)
+        return self.topics[full]
+
+    @overload
+    def queue(self, name: str, **options: Unpack[QueueOptions]) -> Queue[dict[str, Any]]: ...
+    @overload
+    def queue(self, name: str, model: type[T], **options: Unpack[QueueOptions]) -> Queue[T]: ...
+    def queue(self, name: str, model: type[Any] = dict, **options: Unpack[QueueOptions]) -> Queue[Any]:
+        """Declare a queue; `app.on(queue)` declares its handler. For the options see `QueueOptions`."""
+        full = self.qualify(name, "queue")
+        self.queues[full] = Queue(self, _queue_spec(full, options), model)
+        return self.queues[full]
+
+    def foreign(self, name: str, model: type[T]) -> Topic[T]:
+        """Another app's topic ("app/topic"), to route from; unknown names are refused at start."""
+        if name.count("/") != 1:
+            raise DeclarationError("write it as app/topic", operation="declare foreign", resource=name)
+        return Topic(self, name, model, foreign=True)
+
+    def service(self, name: str, *, base_url: str | Late[str] | None = None) -> Service:
+        """Declare a service to call; without a base URL it is the app of that name."""
+        self.services[name] = Service(self, name, base_url)
+        return self.services[name]
+
+    def add_route(self, route: RouteSpec, target: Target) -> None:
+        if not isinstance(target, Queue | Topic) or (isinstance(target, Topic) and target.foreign):
+            raise DeclarationError(
+                "a route ends at a queue or at one of the app's own topics", operation="route", resource=route.source
+            )
+        self.routes.append(route)
+
+    @overload
+    def on(
+        self, feed: Feed[E], *, when: Callable[[E], bool] | None = None, **options: Unpack[HandlerOptions]
+    ) -> Register[E]: ...
+    @overload
+    def on(
+        self,
+        feed: Feed[E],
+        *,
+        batch: int,
+        when: Callable[[E], bool] | None = None,
+        **options: Unpack[HandlerOptions],
+    ) -> Register[list[E]]: ...
+    def on(
+        self,
+        feed: Feed[E],
+        *,
+        batch: int = 0,
+        when: Callable[[E], bool] | None = None,
+        **options: Unpack[HandlerOptions],
+    ) -> Register[Any]:
+        """Declare the handler of a queue, or of a source: then its queue and route are declared with it.
+
+        The queue is named like the function, or `name=`; `was=` is its former name. `match`, `old` and `new` are
+        patterns that route; `when` is any predicate, run at the consumer. With `batch` the handler gets a list of
+        at most so many events. `concurrency` bounds the handlers that run at once, `timeout` each run. An
+        `async def` handler runs on the event loop, a plain `def` in a thread.
+        """
+
+        def register(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            self._register(feed, fn, batch, when, options)
+            return fn
+
+        return cast("Register[Any]", register)
+
+    def _register(
+        self,
+        feed: Feed[Any],
+        fn: Callable[[Any], Any],
+        batch: int,
+        when: Callable[[Any], bool] | None,
+        options: HandlerOptions,
+    ) -> None:
+        name = options.get("name") or getattr(fn, "__name__", "handler").replace("_", "-")
+        queue = self._consume(feed, name, options) if isinstance(feed, Source) else self._consume_queue(feed, options)
+        place = place_of(fn)
+        if queue in self.handlers:
+            raise DeclarationError(
+                f"it has a handler already, at {self.handlers[queue].place}",
+                operation="declare handler",
+                resource=queue,
+                hint=f"a queue has one handler (this one is at {place}); route the source to a second queue",
+            )
+        timeout = options.get("timeout")
+        self.handlers[queue] = HandlerSpec(
+            name=name,
+            queue=queue,
+            fn=fn,
+            feed=feed,
+            batch=batch,
+            concurrency=options.get("concurrency", DEFAULT_CONCURRENCY),
+            timeout_s=None if timeout is None else parse_duration(timeout).total_seconds(),
+            in_thread=_in_thread(fn, options),
+            when=_checked_predicate(feed, when),
+            place=place,
+        )
+
+    def _consume(self, source: Source[Any], name: str, options: HandlerOptions) -> str:
+        full = self.qualify(name, "queue")
+        route = source.route(
+            full,
+            match=options.get("match"),
+            old=options.get("old"),
+            new=options.get("new"),
+            group=options.get("group", ""),
+        )
+        self.implied[full] = _queue_spec(full, options)
+        self.routes.append(route)
+        if was := options.get("was"):
+            self.renamed[f"{self.name}/{was}"] = full
+        return full
+
+    def _consume_queue(self, feed: Feed[Any], options: HandlerOptions) -> str:
+        allowed = {"name", "concurrency", "timeout", "run_in"}
+        if extra := sorted(set(options) - allowed):
+            raise DeclarationError(
+                f"{extra[0]}= belongs to the queue's own declaration",
+                operation="declare handler",
+                resource=feed.name,
+            )
+        if feed.name not in self.queues:
+            raise DeclarationError("the queue belongs to another app", operation="declare handler", resource=feed.name)
+        return feed.name
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """`async with app.transaction():` opens a unit of work: all of it is committed at the end, or nothing.
+
+        Raises `Conflict` when something it read has changed (run it again), and inside an open unit
+        `DeclarationError`.
+        """
+        return transaction(self.binding.engine, self.name)
+
+
+def _check_name(name: str, kind: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise DeclarationError(
+            f"{name!r} is no name for a {kind}",
+            operation=f"declare {kind}",
+            hint="use lower-case letters, digits, - and _, a letter first, at most 63 characters",
+        )
+
+
+def _expiry(ttl: Duration) -> tuple[str, int]:
+    """(field, age in milliseconds) of a table's `ttl=`: an identifier is a field, all else a duration."""
+    if isinstance(ttl, str) and (ttl == "" or ttl.isidentifier()):
+        return ttl, 0
+    return "", to_ms(ttl)
+
+
+def _queue_spec(name: str, options: Mapping[str, Any]) -> QueueSpec:
+    times = {"delay": "delay_ms", "visibility": "visibility_ms", "retention": "retention_ms", "backoff": "backoff_ms"}
+    fields: dict[str, Any] = {field: to_ms(options[option]) for option, field in times.items() if option in options}
+    plain: Sequence[str] = ("max_receives", "max_depth", "fifo", "schema")
+    fields.update({option: options[option] for option in plain if option in options})
+    if fields.get("max_receives", 1) < 1:
+        raise DeclarationError("max_receives must be at least 1", operation="declare queue", resource=name)
+    if fields.get("visibility_ms", 1) < 1:
+        raise DeclarationError("visibility must be more than 0", operation="declare queue", resource=name)
+    return QueueSpec(name=name, **fields)
+
+
+def _in_thread(fn: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    is_async = inspect.iscoroutinefunction(fn)
+    where = options.get("run_in", "loop" if is_async else "thread")
+    if where not in ("loop", "thread") or is_async != (where == "loop"):
+        raise DeclarationError(
+            f"run_in={where!r} does not fit {'an async def' if is_async else 'a plain def'} handler",
+            operation="declare handler",
+            resource=getattr(fn, "__name__", ""),
+            hint="async def handlers run on the loop, plain ones in a thread",
+        )
+    return bool(where == "thread")
+
+
+def _checked_predicate(feed: Feed[Any], when: Callable[[Any], bool] | None) -> Callable[[Any], bool] | None:
+    table = feed if isinstance(feed, Table) else feed.table if isinstance(feed, ChangeSource) else None
+    if when is not None and table is not None and table.spec.images != "both":
+        raise DeclarationError(
+            f"when= sees both images, images={table.spec.images!r} leaves one out",
+            operation="declare handler",
+            resource=table.name,
+            hint='declare the table with images="both", or use match=',
+        )
+    return when

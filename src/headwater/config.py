@@ -1,0 +1,91 @@
+"""The server's settings: `headwater.toml`, a section per environment, and `HEADWATER_*`."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headwater.durations import to_ms
+from headwater.errors import DeclarationError
+
+FILE = "headwater.toml"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one environment. Paths are relative to the folder of `headwater.toml`.
+
+    `history` is how long events are kept after their messages are done; `drain` bounds a graceful stop.
+    """
+
+    apps: tuple[str, ...] = ()
+    store: str = "sqlite:.headwater"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    history: str = "7d"
+    drain: str = "10s"
+    services: dict[str, str] = {}
+
+    @property
+    def history_ms(self) -> int:
+        return to_ms(self.history)
+
+    @property
+    def drain_s(self) -> float:
+        return to_ms(self.drain) / 1000
+
+
+def load_config(folder: Path, *, environment: str = "", environ: Mapping[str, str] | None = None) -> Config:
+    """`[default]`, overlaid by the environment's section, overlaid by `HEADWATER_STORE` and the like.
+
+    The environment is the argument, or `HEADWATER_ENV`, or "default". Raises `DeclarationError` naming the file and
+    setting that is wrong.
+    """
+    variables = os.environ if environ is None else environ
+    chosen = environment or variables.get("HEADWATER_ENV", "default")
+    sections = _read(folder / FILE)
+    if chosen != "default" and chosen not in sections:
+        raise DeclarationError(f"there is no section [{chosen}]", operation="configure", resource=str(folder / FILE))
+    merged = {**sections.get("default", {}), **sections.get(chosen, {})}
+    merged.update(_from_environment(variables))
+    try:
+        return msgspec.convert(merged, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise DeclarationError(
+            str(error),
+            operation="configure",
+            resource=str(folder / FILE),
+            hint=f"the settings are {', '.join(Config.__struct_fields__)}",
+        ) from error
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        sections = tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise DeclarationError(str(error), operation="configure", resource=str(path)) from error
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise DeclarationError(
+                f"{name!r} stands outside of a section",
+                operation="configure",
+                resource=str(path),
+                hint="write it under [default] or under an environment's section",
+            )
+    return sections
+
+
+def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("store", "host", "port", "history", "drain"):
+        if value := variables.get(f"HEADWATER_{name.upper()}"):
+            found[name] = value
+    if apps := variables.get("HEADWATER_APPS"):
+        found["apps"] = apps.split(",")
+    return found

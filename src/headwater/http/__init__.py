@@ -1,0 +1,1 @@
+"""The HTTP edge: requests as units of work, idempotency keys, and errors as JSON."""

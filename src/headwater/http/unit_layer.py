@@ -1,0 +1,297 @@
+"""The unit layer: an ASGI layer that makes a request one unit of work.
+
+It reads the body into memory (up to `BUFFER`), opens a unit, and runs the application. When the response starts with
+a status below 400 the unit is committed before the first byte leaves; otherwise it is rolled back. On a conflict
+the application is run again with the same body. A body beyond the buffer cannot be played again: then, and for
+endpoints marked with `no_rerun`, a conflict answers 409.
+
+With an `Idempotency-Key` the whole response is kept in the request's own commit: the same request again gets the
+same answer without running; another request with the key gets 422, one that still runs gets 409. Nothing is kept
+for statuses of 400 and above: they had no effect, so trying again is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from headwater.app import App
+from headwater.engine import AlreadyClaimed
+from headwater.errors import (
+    Conflict,
+    DeclarationError,
+    HeadwaterError,
+    IdempotencyMismatch,
+    InProgress,
+    InvalidValue,
+    TooLarge,
+    status_of,
+)
+from headwater.http.answers import error_body
+from headwater.ids import new_id
+from headwater.unit import Claim
+from headwater.work import RERUNS, Origin, UnitOfWork, back_off, current
+
+BUFFER = 1024 * 1024
+MAX_BODY = 16 * 1024 * 1024
+MAX_STORED_ANSWER = 256 * 1024
+IDEMPOTENCY_MS = 24 * 3_600_000
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+class StoredAnswer(msgspec.Struct):
+    """What an idempotency key keeps: the request's fingerprint and the whole response."""
+
+    fingerprint: str
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class _Refused(Exception):
+    """Ends the application's run after its commit was refused; never leaves the layer."""
+
+
+class UnitLayer:
+    def __init__(self, app: ASGIApp, owner: App[Any]) -> None:
+        self._inner = app
+        self._app = owner
+        self._running: set[tuple[str, str]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        request = _Request(scope, receive)
+        try:
+            await request.read()
+            key = request.header(b"idempotency-key")
+            if key is None or scope["method"] not in _WRITES:
+                await self._run(request, send, None)
+            else:
+                await self._once(request, send, key.decode("latin-1"))
+        except HeadwaterError as error:
+            await _answer(send, error)
+
+    async def _once(self, request: _Request, send: Send, key: str) -> None:
+        """Run a request with an idempotency key, or answer from what its first run kept."""
+        if not 0 < len(key) <= 255:
+            raise InvalidValue("an Idempotency-Key has 1 to 255 characters", operation="request")
+        if not request.complete:
+            raise TooLarge(f"a request with an Idempotency-Key has at most {BUFFER} bytes", operation="request")
+        scope = f"http:{self._app.name}:{request.caller}:{request.scope['method']} {request.scope['path']}"
+        if (scope, key) in self._running:
+            raise InProgress("a request with this Idempotency-Key is running", operation="request", hint="try later")
+        self._running.add((scope, key))
+        try:
+            kept = await self._app.binding.engine.claimed(scope, key)
+            if kept is None:
+                try:
+                    await self._run(request, send, (scope, key))
+                except AlreadyClaimed as taken:
+                    kept = taken.result
+            if kept is not None:
+                await _replay(send, kept, request.fingerprint)
+        finally:
+            self._running.discard((scope, key))
+
+    async def _run(self, request: _Request, send: Send, claim: tuple[str, str] | None) -> None:
+        binding = self._app.binding
+        for attempt in range(RERUNS):
+            unit = UnitOfWork(binding.engine, request.origin)
+            response = _Response(unit, send, request, claim)
+            if claim is not None:
+                response.expires_ms = await binding.engine.now_ms() + IDEMPOTENCY_MS
+            token = current.set(unit)
+            try:
+                await self._inner(request.scope, request.receive, response.send)
+            except BaseException:
+                if response.refusal is None:
+                    raise
+            finally:
+                unit.close("its request ended")
+                current.reset(token)
+            if response.refusal is None:
+                return
+            if not isinstance(response.refusal, Conflict) or not request.repeatable or attempt == RERUNS - 1:
+                raise response.refusal
+            request.rewind()
+            await back_off(attempt, binding.clock)
+
+
+class _Request:
+    """The request with its body in memory, so that it can be played again."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._chunks: list[Message] = []
+        self._at = 0
+        self._size = 0
+        self.complete = False
+        trace = _trace_of(self._headers.get(b"traceparent"))
+        self.origin = Origin(f"{scope['method']} {scope.get('root_path', '')}{_path(scope)}", None, trace or new_id())
+
+    def header(self, name: bytes) -> bytes | None:
+        return self._headers.get(name)
+
+    @property
+    def caller(self) -> str:
+        """Whose idempotency keys these are: a digest of the credentials that came with the request."""
+        return hashlib.sha256(self._headers.get(b"authorization", b"")).hexdigest()[:16]
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.scope.get("query_string", b""))
+        for chunk in self._chunks:
+            digest.update(chunk.get("body", b""))
+        return digest.hexdigest()
+
+    @property
+    def repeatable(self) -> bool:
+        endpoint = self.scope.get("endpoint")
+        return self.complete and not getattr(endpoint, "__headwater_no_rerun__", False)
+
+    async def read(self) -> None:
+        """Read the body until it ends or the buffer is full."""
+        length = self.header(b"content-length")
+        if length is not None and length.isdigit() and int(length) > MAX_BODY:
+            raise _too_large()
+        while not self.complete and self._size < BUFFER:
+            await self._read_chunk()
+
+    async def _read_chunk(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        if self._size > MAX_BODY:
+            raise _too_large()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self.complete = True
+        self._chunks.append(message)
+        return message
+
+    async def receive(self) -> Message:
+        """The body from memory, then what is left of it, then what the server says (a disconnect)."""
+        if self._at < len(self._chunks):
+            self._at += 1
+            return self._chunks[self._at - 1]
+        if not self.complete:
+            message = await self._read_chunk()
+            self._chunks.clear()
+            self._at = 0
+            return message
+        return await self._receive()
+
+    def rewind(self) -> None:
+        self._at = 0
+        self.scope.pop("endpoint", None)
+        self.scope.pop("path_params", None)
+
+
+class _Response:
+    """Commits the unit when the response starts; with a claim, when it is complete."""
+
+    def __init__(self, unit: UnitOfWork, send: Send, request: _Request, claim: tuple[str, str] | None) -> None:
+        self._unit = unit
+        self._send = send
+        self._request = request
+        self._claim = claim
+        self._kept: list[Message] = []
+        self.expires_ms = 0
+        self.refusal: HeadwaterError | None = None
+
+    async def send(self, message: Message) -> None:
+        if self.refusal is not None:
+            raise _Refused
+        if self._claim is not None:
+            await self._keep(message)
+            return
+        if message["type"] == "http.response.start":
+            await self._commit(message["status"])
+            message["headers"] = [*message["headers"], (b"headwater-trace", self._unit.trace.encode())]
+        await self._send(message)
+
+    async def _commit(self, status: int) -> None:
+        unit = self._unit
+        if status >= 400:
+            unit.close("its request failed")
+        elif not unit.writes_anything:
+            unit.close("its response has started")
+        else:
+            try:
+                await unit.commit()
+            except HeadwaterError as error:
+                self.refusal = error
+                raise _Refused from error
+
+    async def _keep(self, message: Message) -> None:
+        self._kept.append(message)
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            return
+        start = self._kept[0]
+        if start["status"] < 400:
+            self._unit.claim(self._stored(start))
+        await self._commit(start["status"])
+        for kept in self._kept:
+            await self._send(kept)
+        self._kept.clear()
+
+    def _stored(self, start: Message) -> Claim:
+        assert self._claim is not None
+        body = b"".join(message.get("body", b"") for message in self._kept[1:])
+        if len(body) > MAX_STORED_ANSWER:
+            self.refusal = TooLarge(
+                f"the answer has {len(body)} bytes; with an Idempotency-Key {MAX_STORED_ANSWER} are allowed",
+                operation="request",
+            )
+            raise _Refused
+        start["headers"] = [*start["headers"], (b"headwater-trace", self._unit.trace.encode())]
+        answer = StoredAnswer(self._request.fingerprint, start["status"], list(start["headers"]), body)
+        return Claim(*self._claim, self.expires_ms, msgspec.msgpack.encode(answer))
+
+
+def no_rerun(endpoint: Any) -> Any:
+    """Decorates an endpoint that must not run twice: a conflict answers 409 instead."""
+    if not callable(endpoint):
+        raise DeclarationError("no_rerun decorates an endpoint", operation="declare endpoint")
+    endpoint.__headwater_no_rerun__ = True
+    return endpoint
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _trace_of(traceparent: bytes | None) -> str:
+    """The trace id of a W3C traceparent header; "" when there is none or it is malformed."""
+    parts = traceparent.decode("latin-1").split("-") if traceparent else []
+    if len(parts) == 4 and len(parts[1]) == 32 and all(c in "0123456789abcdef" for c in parts[1]) and int(parts[1], 16):
+        return parts[1]
+    return ""
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the request's body is larger than {MAX_BODY} bytes", operation="request")
+
+
+async def _replay(send: Send, kept: bytes, fingerprint: str) -> None:
+    answer = msgspec.msgpack.decode(kept, type=StoredAnswer)
+    if answer.fingerprint != fingerprint:
+        raise IdempotencyMismatch(
+            "the Idempotency-Key was used with another request", operation="request", hint="use a new key"
+        )
+    headers = [*answer.headers, (b"idempotent-replayed", b"true")]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _answer(send: Send, error: HeadwaterError) -> None:
+    body = msgspec.json.encode(error_body(error))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status_of(error), "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,111 @@
+"""Topics and queues: publishing, sending, and subscriptions made at run time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from headwater.catalog import QueueSpec
+from headwater.codec import codec_for
+from headwater.decoding import Decode, event_decoder
+from headwater.durations import Duration, to_ms
+from headwater.errors import DeclarationError, HeadwaterError, InvalidValue
+from headwater.events import Event
+from headwater.sources import Feed, Pattern, Source, Target
+from headwater.work import UnitOfWork, alone
+
+if TYPE_CHECKING:
+    from headwater.app import App
+
+T = TypeVar("T")
+
+
+class Topic(Target, Source[Event[T]], Generic[T]):
+    """Declared by `app.topic`: what is published reaches every queue that is routed from it."""
+
+    def __init__(self, app: App[Any], name: str, model: type[T], *, foreign: bool = False) -> None:
+        self.app = app
+        self.name = name
+        self.model = model
+        self.foreign = foreign
+        self.codec = codec_for(model)
+
+    def decoder(self) -> Decode[Event[T]]:
+        return event_decoder(self.codec)
+
+    async def publish(self, data: T, *, attributes: Mapping[str, str] | None = None, dedup: str = "") -> str:
+        """Publish one message; the event's id. In a unit of work it is published with its commit.
+
+        `dedup` drops a second message with the same id within five minutes and, outside a unit, returns the
+        first one's id. Raises `InvalidValue`, `TooLarge`.
+        """
+        if self.foreign:
+            raise DeclarationError("another app's topic can be consumed only", operation="publish", resource=self.name)
+        body = _encode(self, data)
+        names = dict(attributes) if attributes else {}
+        binding = self.app.binding
+
+        async def work(unit: UnitOfWork) -> str:
+            return unit.publish(self.name, body, names, dedup=dedup)
+
+        return await alone(binding.engine, binding.clock, work)
+
+    async def subscribe(
+        self, target: str, *, match: Pattern | None = None, group: str = "", delay: Duration | None = None
+    ) -> str:
+        """Route the topic to a queue ("app/queue") from now on, durably; the subscription's id.
+
+        The same subscription again returns the same id. Raises `UnknownResource`, `DeclarationError`.
+        """
+        route = self.route(target, match=match, old=None, new=None, group=group, delay=delay)
+        return (await self.app.binding.engine.subscribe(route)).id
+
+    async def unsubscribe(self, id: str) -> bool:
+        """End a subscription; False when there is none of this id."""
+        return await self.app.binding.engine.unsubscribe(id)
+
+
+class Queue(Target, Feed[Event[T]], Generic[T]):
+    """Declared by `app.queue`: waits durably for its one handler, which `app.on(queue)` declares."""
+
+    def __init__(self, app: App[Any], spec: QueueSpec, model: type[T]) -> None:
+        self.app = app
+        self.name = spec.name
+        self.spec = spec
+        self.model = model
+        self.codec = codec_for(model)
+
+    def decoder(self) -> Decode[Event[T]]:
+        return event_decoder(self.codec)
+
+    async def send(self, data: T, *, group: str | None = None, dedup: str = "", delay: Duration | None = None) -> str:
+        """Send one message straight to this queue; the event's id. In a unit of work it goes with its commit.
+
+        `group` is required by a queue declared `fifo=True`. `dedup` drops a second message with the same id
+        within five minutes ("content" stands for a hash of the message). `delay` replaces the queue's. Raises
+        `QueueFull` beyond `max_depth`, `InvalidValue`, `TooLarge`.
+        """
+        if self.spec.fifo and group is None:
+            raise InvalidValue("a FIFO queue needs group=", operation="send", resource=self.name)
+        body = _encode(self, data)
+        delay_ms = None if delay is None else to_ms(delay)
+        dedup = _content_hash(body) if dedup == "content" else dedup
+        binding = self.app.binding
+
+        async def work(unit: UnitOfWork) -> str:
+            return unit.send(self.name, body, group=group, dedup=dedup, delay_ms=delay_ms, unordered=True)
+
+        return await alone(binding.engine, binding.clock, work)
+
+
+def _encode(resource: Topic[T] | Queue[T], data: T) -> bytes:
+    try:
+        return resource.codec.encode(data)
+    except HeadwaterError as error:
+        error.operation, error.resource = "send", resource.name
+        raise
+
+
+def _content_hash(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()

@@ -1,0 +1,243 @@
+"""The executor: the life of one attempt, from leased deliveries to a submitted commit.
+
+decode → filter → run → settle → commit. An attempt ends in exactly one commit, which carries what the handler
+wrote and how each delivery ended. Conflicts re-run it in place and count as a failure only after `RERUNS`; an
+exception with stale reads is a conflict. A batch that raises is run again event by event, so that only the guilty
+ones fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor as Threads
+from typing import Any
+
+import msgspec
+
+from headwater.catalog import QueueSpec
+from headwater.clock import Clock
+from headwater.engine import Engine
+from headwater.errors import Conflict, HeadwaterError
+from headwater.events import Delivery
+from headwater.handlers import HandlerSpec
+from headwater.runtime.attempts import Undecodable, settle, settle_failed
+from headwater.unit import Committed, Settle
+from headwater.work import BLOCKED, RERUNS, UnitOfWork, caused_by, current
+
+
+class HandlerTimeout(Exception):
+    """The handler ran longer than its time-out."""
+
+
+class Work(msgspec.Struct, eq=False):
+    """Deliveries that are run together; `reruns` counts the conflicts they met."""
+
+    deliveries: Sequence[Delivery]
+    reruns: int = 0
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """A commit under way, the work it ends, and the deliveries that it leaves to be released.
+
+    `failed`: the delivery stays in its queue.
+    """
+
+    future: asyncio.Future[Committed]
+    work: Work
+    released: Sequence[Delivery] = ()
+    failed: bool = False
+
+
+class Executor:
+    """Runs attempts of one handler. `run` never raises for what the handler does."""
+
+    def __init__(self, engine: Engine, clock: Clock, spec: HandlerSpec, policy: QueueSpec, threads: Threads) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._spec = spec
+        self._policy = policy
+        self._threads = threads
+        self._decode = spec.feed.decoder()
+        self._call: Callable[[Any], Any] = self._in_thread if spec.in_thread else spec.fn
+        if spec.timeout_s is not None:
+            self._call = self._timed(self._call, spec.timeout_s)
+
+    async def run(self, work: Work) -> list[Submitted]:
+        """One attempt at the work; more than one commit only when a batch is run event by event."""
+        overdue = [d for d in work.deliveries if d.receives > self._policy.max_receives]
+        if overdue:
+            return await self._run_without(work, overdue)
+        if self._spec.batch:
+            return await self._run_batch(work)
+        return [await self._run_one(work)]
+
+    async def _run_without(self, work: Work, overdue: list[Delivery]) -> list[Submitted]:
+        """Bury what used up its receives without an end of its own (the process died, the lease expired)."""
+        ended = [
+            self._submit_settled(d, settle(d, "bury", f"received {d.receives - 1} times without an end"))
+            for d in overdue
+        ]
+        rest = [d for d in work.deliveries if d not in overdue]
+        return ended + (await self.run(Work(rest, work.reruns)) if rest else [])
+
+    async def _run_one(self, work: Work) -> Submitted:
+        (delivery,) = work.deliveries
+        started_ms = self._clock.wall_ms()
+        unit = UnitOfWork(self._engine, caused_by(delivery))
+        unit.deliveries = work.deliveries
+        try:
+            event = self._decoded(delivery)
+            if self._spec.when is not None and not self._spec.when(event):
+                unit.settle(settle(delivery, "filter"))
+            else:
+                await self._handle(unit, event)
+                unit.settle(settle(delivery))
+        except Exception as error:
+            failure = await self._judge(unit, work, error)
+            if failure is None:
+                return Submitted(_refused(Conflict("a read is stale")), work)
+            unit.close("its handler failed")
+            return self.submit_failed(delivery, failure, started_ms)
+        return Submitted(unit.commit(), work)
+
+    async def _judge(self, unit: UnitOfWork, work: Work, error: Exception) -> Exception | None:
+        """The failure that the error is; None when stale reads explain it, so that the work is run again."""
+        stale = await unit.stale()
+        if stale is None or work.reruns >= RERUNS:
+            return error
+        return None
+
+    def _decoded(self, delivery: Delivery) -> Any:
+        try:
+            return self._decode(delivery)
+        except Exception as error:
+            raise Undecodable(str(error)) from error
+
+    async def _handle(self, unit: UnitOfWork, argument: Any) -> None:
+        token = current.set(unit)
+        for delivery in unit.deliveries:
+            self._engine.begin(delivery)
+        try:
+            await self._call(argument)
+        finally:
+            for delivery in unit.deliveries:
+                self._engine.end(delivery)
+            current.reset(token)
+
+    async def _in_thread(self, argument: Any) -> None:
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, context.run, self._spec.fn, argument)
+
+    def _timed(self, call: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:
+        async def timed(argument: Any) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            expired = False
+
+            def expire() -> None:
+                nonlocal expired
+                expired = True
+                task.cancel()
+
+            timer = self._clock.call_later(seconds, expire)
+            try:
+                await call(argument)
+            except asyncio.CancelledError:
+                if not expired or task.uncancel() > 0:
+                    raise
+                raise HandlerTimeout(f"the handler ran longer than {seconds:g} s") from None
+            finally:
+                timer.cancel()
+
+        return timed
+
+    # Batches
+
+    async def _run_batch(self, work: Work) -> list[Submitted]:
+        started_ms = self._clock.wall_ms()
+        unit = UnitOfWork(self._engine, caused_by(work.deliveries[0]))
+        unit.deliveries = work.deliveries
+        try:
+            events = self._batch_events(unit)
+            if events:
+                await self._handle(unit, events)
+        except Exception as error:
+            if await self._judge(unit, work, error) is None:
+                return [Submitted(_refused(Conflict("a read is stale")), work)]
+            unit.close("its handler failed")
+            if len(work.deliveries) == 1:
+                return [self.submit_failed(work.deliveries[0], error, started_ms)]
+            return await self._run_singly(work)
+        released = self._settle_batch(unit, started_ms)
+        return [Submitted(unit.commit(), work, released)]
+
+    def _batch_events(self, unit: UnitOfWork) -> list[Any]:
+        """Decode and filter; what cannot be decoded fails alone."""
+        events = []
+        for delivery in unit.deliveries:
+            try:
+                event = self._decoded(delivery)
+                if self._spec.when is None or self._spec.when(event):
+                    events.append(event)
+                else:
+                    unit.settle(settle(delivery, "filter"))
+                    unit.failures[delivery.position] = _FILTERED
+            except Exception as error:
+                unit.fail(delivery, error)
+        return events
+
+    def _settle_batch(self, unit: UnitOfWork, started_ms: int) -> list[Delivery]:
+        released = []
+        now_ms = self._clock.wall_ms()
+        for delivery in unit.deliveries:
+            error = unit.failures.get(delivery.position)
+            if error is None:
+                unit.settle(settle(delivery))
+            elif error is BLOCKED:
+                released.append(delivery)
+            elif error is not _FILTERED:
+                unit.settle(settle_failed(delivery, error, self._policy, started_ms, now_ms))
+        return released
+
+    async def _run_singly(self, work: Work) -> list[Submitted]:
+        """Event by event; after a failure the later ones of its group are given back untouched."""
+        submitted: list[Submitted] = []
+        failed_groups: set[str | None] = set()
+        released: list[Delivery] = []
+        for delivery in work.deliveries:
+            if delivery.group is not None and delivery.group in failed_groups:
+                released.append(delivery)
+                continue
+            (one,) = await self._run_batch(Work([delivery]))
+            submitted.append(one)
+            if delivery.group is not None:
+                await asyncio.wait([one.future])
+                if one.failed or one.future.exception() is not None:
+                    failed_groups.add(delivery.group)
+        if released:
+            await self._engine.release(released)
+        return submitted
+
+    # Ending
+
+    def submit_failed(self, delivery: Delivery, error: Exception, started_ms: int) -> Submitted:
+        """Settle a delivery whose attempt failed, in a commit without any effect of it."""
+        ended = settle_failed(delivery, error, self._policy, started_ms, self._clock.wall_ms())
+        return self._submit_settled(delivery, ended)
+
+    def _submit_settled(self, delivery: Delivery, ended: Settle) -> Submitted:
+        unit = UnitOfWork(self._engine, caused_by(delivery))
+        unit.settle(ended)
+        return Submitted(unit.commit(), Work([delivery]), failed=ended.outcome == "retry")
+
+
+_FILTERED = Exception("filtered")
+
+
+def _refused(error: HeadwaterError) -> asyncio.Future[Committed]:
+    future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future

@@ -1,0 +1,45 @@
+"""The janitor: expiry, retention and the history's size, in small slices between the work of others."""
+
+from __future__ import annotations
+
+import structlog
+
+from headwater.clock import Clock
+from headwater.engine import Engine
+from headwater.errors import StoreError, StoreFull
+
+SLICE = 500
+PERIOD_S = 1.0
+HISTORY_MS = 7 * 86_400_000
+log = structlog.get_logger("headwater.janitor")
+
+
+class Janitor:
+    """`run()` until cancelled; `tick()` does what is due now."""
+
+    def __init__(self, engine: Engine, clock: Clock, history_ms: int = HISTORY_MS) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._history_ms = history_ms
+
+    async def run(self) -> None:
+        while True:
+            await self._clock.sleep(PERIOD_S)
+            try:
+                await self.tick()
+            except StoreFull as error:
+                log.warning("the disk is full", error=str(error))
+            except StoreError as error:
+                log.error("upkeep stopped", error=str(error))
+                return
+
+    async def tick(self) -> int:
+        """One slice of each kind, again while there is more; how much was removed."""
+        total = 0
+        while True:
+            removed = await self._engine.expire_records(SLICE)
+            removed += await self._engine.expire_messages(SLICE)
+            removed += await self._engine.sweep(self._history_ms, SLICE)
+            total += removed
+            if removed < SLICE:
+                return total

@@ -1,0 +1,65 @@
+"""Services: HTTP clients for other apps and third parties."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headwater.errors import DeclarationError
+from headwater.late import Late, resolve
+from headwater.work import current
+
+if TYPE_CHECKING:
+    import httpx
+
+    from headwater.app import App
+
+DEFAULT_TIMEOUT_S = 10.0
+
+
+class Service:
+    """Declared by `app.service`; without a base URL it is the app of that name, wherever it is served.
+
+    Requests made in a unit of work carry its trace, so that what they lead to hangs on the same tree. They happen
+    at once and are not undone when the unit is: hand `event.idempotency_key` to services that take one.
+    """
+
+    def __init__(self, app: App[Any], name: str, base_url: str | Late[str] | None) -> None:
+        self.app = app
+        self.name = name
+        self._base_url = base_url
+        self._client: httpx.AsyncClient | None = None
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        """One client for the time that the app runs; its base URL is the service's."""
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    def _connect(self) -> httpx.AsyncClient:
+        import httpx
+
+        binding = self.app.binding
+        transport, url = binding.reach(self.name)
+        if self._base_url is not None:
+            url = resolve(self._base_url, self.app)
+        if url is None:
+            raise DeclarationError(
+                "it has no base URL and no app of this name runs here",
+                operation="service",
+                resource=self.name,
+                hint=f'set base_url=, or `{self.name} = "http://…"` under [services] in headwater.toml',
+            )
+        hooks = {"request": [_carry_trace]}
+        return httpx.AsyncClient(base_url=url, transport=transport, timeout=DEFAULT_TIMEOUT_S, event_hooks=hooks)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+
+
+async def _carry_trace(request: httpx.Request) -> None:
+    unit = current.get()
+    if unit is not None and "traceparent" not in request.headers:
+        request.headers["traceparent"] = f"00-{unit.trace}-{unit.trace[-16:]}-01"

@@ -1,0 +1,443 @@
+"""Tables: keyed records with conditions, indexes, expiry and a change stream."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from headwater.catalog import TableSpec, index_entry
+from headwater.codec import INT64, Codec, check_json, codec_for, decode_json, field_names
+from headwater.decoding import Decode, Upgrade, event_decoder, upgraded
+from headwater.engine import Query, Record
+from headwater.errors import ConditionFailed, DeclarationError, InvalidValue, TooLarge
+from headwater.events import Change, Delivery, Inserted, Key, KeyPart, Modified, Removed
+from headwater.patterns import compile_pattern, explain
+from headwater.sources import Pattern, Source
+from headwater.unit import MAX_DOCUMENT, Merge, Write
+from headwater.work import UnitOfWork, alone, current
+
+if TYPE_CHECKING:
+    from headwater.app import App
+    from headwater.messaging import Queue
+
+T = TypeVar("T")
+E = TypeVar("E")
+R = TypeVar("R")
+MAX_KEY = 1024
+MAX_PAGE = 1000
+
+
+class Stored(msgspec.Struct, Generic[T], frozen=True):
+    """A row with its version, which is opaque, unique per write, and compared for equality only."""
+
+    value: T
+    version: str
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """Rows of a query; `cursor` is None on the last page, else it is given to the next call."""
+
+    items: list[T]
+    cursor: str | None = None
+
+
+class ChangeSource(Source[E], Generic[E]):
+    """Some or all kinds of a table's changes. Ordered by key."""
+
+    ordered_by = "$subject"
+
+    def __init__(self, table: Table[Any], types: tuple[str, ...]) -> None:
+        self.name = table.name
+        self.app = table.app
+        self.types = types
+        self.table = table
+
+    def decoder(self) -> Decode[E]:
+        return self.table.decoder()  # type: ignore[return-value]
+
+    def check_images(self, patterns: Mapping[str, Pattern]) -> None:
+        self.table.check_images(patterns)
+
+
+class Table(Source[Change[T]], Generic[T]):
+    """Declared by `app.table`. Every call is a commit of its own, or part of the current unit of work.
+
+    Reads see committed rows and the unit's own writes; rows past their time to live are absent. All calls raise
+    `InvalidValue` for a bad key or value and `UnknownResource` when the app is not running.
+    """
+
+    ordered_by = "$subject"
+
+    def __init__(self, app: App[Any], spec: TableSpec, model: type[T], upgrade: Upgrade) -> None:
+        self.app = app
+        self.name = spec.name
+        self.spec = spec
+        self.model = model
+        self.upgrade = upgrade
+        self.codec: Codec[T] = codec_for(model)
+        self._fields = field_names(model)
+        self.inserted: Source[Inserted[T]] = ChangeSource(self, ("inserted",))
+        self.modified: Source[Modified[T]] = ChangeSource(self, ("modified",))
+        self.removed: Source[Removed[T]] = ChangeSource(self, ("removed",))
+
+    def decoder(self) -> Decode[Change[T]]:
+        return event_decoder(self.codec, self.spec.schema, self.upgrade)
+
+    def check_images(self, patterns: Mapping[str, Pattern]) -> None:
+        images = self.spec.images
+        wanted = {"match": images == "keys", "old": images in ("new", "keys"), "new": images in ("old", "keys")}
+        for place, missing in wanted.items():
+            if patterns[place] and missing:
+                raise DeclarationError(
+                    f"the pattern {place}= needs an image that images={images!r} leaves out",
+                    operation="route",
+                    resource=self.name,
+                    hint='declare the table with images="both"',
+                )
+
+    def _run(self, work: Callable[[UnitOfWork], Awaitable[R]]) -> Awaitable[R]:
+        binding = self.app.binding
+        return alone(binding.engine, binding.clock, work)
+
+    def check_fields(self) -> None:
+        """Refuse a declaration that names fields which the model does not have."""
+        spec = self.spec
+        named = [spec.partition, spec.sort, *(f for index in spec.indexes for f in (index.partition, index.sort))]
+        for name in named:
+            if name and self._fields is not None and name not in self._fields:
+                raise DeclarationError(
+                    f"{self.model.__name__} has no field {name!r}",
+                    operation="declare table",
+                    resource=self.name,
+                    hint=f"its fields are {', '.join(sorted(self._fields))}",
+                )
+
+    # Keys and values
+
+    def key(self, *parts: KeyPart) -> Key:
+        """The key of these parts, checked."""
+        expected = 2 if self.spec.sort else 1
+        if len(parts) != expected:
+            raise self._invalid(f"a key has {expected} part(s), got {len(parts)}: {parts!r}")
+        if not isinstance(parts[0], str):
+            raise self._invalid(f"the partition key {parts[0]!r} is not a string")
+        for part in parts:
+            self._check_part(part)
+        return parts[0], parts[1] if expected == 2 else ""
+
+    def _check_part(self, part: object) -> None:
+        match part:
+            case bool() | None:
+                raise self._invalid(f"{part!r} is no key")
+            case int():
+                if part not in INT64:
+                    raise self._invalid(f"the key {part} is beyond 64 bits")
+            case str():
+                try:
+                    size = len(part.encode())
+                except UnicodeEncodeError:
+                    raise self._invalid("a key is no valid Unicode text") from None
+                if not 0 < size <= MAX_KEY:
+                    raise self._invalid(f"a key of {size} bytes; 1 to {MAX_KEY} are allowed")
+            case _:
+                raise self._invalid(f"a key of the type {type(part).__name__}; strings and integers are allowed")
+
+    def _invalid(self, message: str) -> InvalidValue:
+        return InvalidValue(message, operation="key", resource=self.name)
+
+    def key_of(self, value: T) -> Key:
+        """The key fields of a row."""
+        names = (self.spec.partition, self.spec.sort) if self.spec.sort else (self.spec.partition,)
+        if isinstance(value, dict):
+            missing = [name for name in names if name not in value]
+            if missing:
+                raise self._invalid(f"the row has no field {missing[0]!r}, which is part of the key")
+            return self.key(*(value[name] for name in names))
+        return self.key(*(getattr(value, name) for name in names))
+
+    def _encode(self, value: T) -> bytes:
+        try:
+            body = self.codec.encode(value)
+        except InvalidValue as error:
+            error.operation, error.resource = "put", self.name
+            raise
+        if len(body) > MAX_DOCUMENT:
+            raise TooLarge(
+                f"the document has {len(body)} bytes, {MAX_DOCUMENT} are allowed",
+                operation="put",
+                resource=self.name,
+                hint="split it into several rows, or keep large content in a bucket",
+            )
+        return body
+
+    def _decode(self, record: Record) -> T:
+        body = upgraded(record.body, record.schema, self.spec.schema, self.upgrade)
+        return self.codec.decode(body)
+
+    # Point reads and writes
+
+    async def get(self, *key: KeyPart, validate: bool = True) -> T | None:
+        """The row, or None. In a unit that writes, a stale read re-runs it, unless `validate` is False."""
+        found = await self._read(self.key(*key), validate=validate)
+        return None if found is None else self._decode(found)
+
+    async def read(self, *key: KeyPart) -> Stored[T] | None:
+        """The row with its version, or None."""
+        found = await self._read(self.key(*key))
+        return None if found is None else Stored(self._decode(found), found.version)
+
+    async def _read(self, key: Key, *, validate: bool = True) -> Record | None:
+        unit = current.get()
+        if unit is None:
+            return await self.app.binding.engine.read(self.name, key)
+        return self._with_schema(unit, key, await unit.read(self.name, key, validate=validate))
+
+    def _with_schema(self, unit: UnitOfWork, key: Key, record: Record | None) -> Record | None:
+        """What the unit wrote itself has the present model version."""
+        if record is not None and key in unit.own_writes(self.name):
+            return msgspec.structs.replace(record, schema=self.spec.schema)
+        return record
+
+    async def put(
+        self,
+        value: T,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        where: Pattern | None = None,
+    ) -> str:
+        """Insert or replace the row with this key; its new version.
+
+        `if_version` takes a version (or an ETag's text of it; "*" means any present row), `if_absent` demands
+        that there is none, `where` is a pattern on the present row. Raises `ConditionFailed`. A row equal to the
+        present one gets a new version and makes no change event.
+        """
+        key, body = self.key_of(value), self._encode(value)
+        if if_version is None and not if_absent and where is None:
+            return await self._run(lambda unit: self._put(unit, key, body))
+
+        async def work(unit: UnitOfWork) -> str:
+            present = await unit.read(self.name, key)
+            self._check(present, key, if_version, if_absent, where)
+            return await self._put(unit, key, body)
+
+        return await self._run(work)
+
+    async def _put(self, unit: UnitOfWork, key: Key, body: bytes) -> str:
+        return unit.write(Write(self.name, key, unit.next_id(), body))
+
+    def _check(
+        self, present: Record | None, key: Key, if_version: str | None, if_absent: bool, where: Pattern | None
+    ) -> None:
+        problem: str | None = None
+        if if_absent and present is not None:
+            problem = "the row exists already"
+        elif if_version is not None:
+            wanted = if_version.removeprefix("W/").strip('"')
+            if present is None:
+                problem = "the row is absent"
+            elif wanted not in ("*", present.version):
+                problem = f"the row has the version {present.version}, not {wanted}"
+        if problem is None and where is not None:
+            compile_pattern(where, place="where")
+            row = {} if present is None else decode_json(present.body)
+            problem = explain(where, row)
+        if problem is not None:
+            raise ConditionFailed(problem, operation="write", resource=f"{self.name} {key[0]}")
+
+    async def update(
+        self,
+        *key: KeyPart,
+        set: Mapping[str, Any] | None = None,
+        add: Mapping[str, int | float] | None = None,
+        append: Mapping[str, Sequence[Any]] | None = None,
+        unset: Sequence[str] = (),
+        where: Pattern | None = None,
+        if_version: str | None = None,
+    ) -> str:
+        """Change some fields of a row, of an absent one too (it starts from its key); the row's new version.
+
+        Without a condition it never conflicts: it is merged into the row at commit. `set` replaces fields, `add`
+        adds to numbers (absent: 0), `append` adds items to lists (absent: empty), `unset` removes fields.
+        Raises `ConditionFailed` when `where` or `if_version` is false.
+        """
+        checked = self.key(*key)
+        merge = self._merge(set or {}, add or {}, append or {}, tuple(unset))
+
+        async def work(unit: UnitOfWork) -> str:
+            if where is not None or if_version is not None:
+                self._check(await unit.read(self.name, checked), checked, if_version, False, where)
+            if self.upgrade:
+                await self._upgrade_in_place(unit, checked)
+            return unit.merge(self.name, checked, merge)
+
+        return await self._run(work)
+
+    async def _upgrade_in_place(self, unit: UnitOfWork, key: Key) -> None:
+        """A merge needs the present model version: an older record is rewritten in the same commit."""
+        present = self._with_schema(unit, key, await unit.read(self.name, key))
+        if present is not None and present.schema < self.spec.schema:
+            body = upgraded(present.body, present.schema, self.spec.schema, self.upgrade)
+            unit.write(Write(self.name, key, unit.next_id(), body))
+
+    def _merge(
+        self,
+        set: Mapping[str, Any],
+        add: Mapping[str, int | float],
+        append: Mapping[str, Sequence[Any]],
+        unset: tuple[str, ...],
+    ) -> Merge:
+        plain: dict[str, Any] = msgspec.to_builtins(_dumped({**set}), str_keys=True)
+        items = {name: msgspec.to_builtins(_dumped(list(values)), str_keys=True) for name, values in append.items()}
+        for name in (*plain, *add, *items, *unset):
+            if self._fields is not None and name not in self._fields:
+                raise InvalidValue(
+                    f"{self.model.__name__} has no field {name!r}", operation="update", resource=self.name
+                )
+            if name in (self.spec.partition, self.spec.sort):
+                raise InvalidValue(f"{name!r} is part of the key", operation="update", resource=self.name)
+        for value in (plain, dict(add), items):
+            check_json(value)
+        return Merge(plain, dict(add), items, unset)
+
+    async def delete(self, *key: KeyPart, if_version: str | None = None, where: Pattern | None = None) -> None:
+        """Remove the row; removing an absent one does nothing. Raises `ConditionFailed`."""
+        checked = self.key(*key)
+
+        async def work(unit: UnitOfWork) -> None:
+            if if_version is not None or where is not None:
+                self._check(await unit.read(self.name, checked), checked, if_version, False, where)
+            unit.write(Write(self.name, checked, unit.next_id()))
+
+        await self._run(work)
+
+    # Queries
+
+    async def query(
+        self,
+        *prefix: KeyPart,
+        index: str = "",
+        between: tuple[KeyPart, KeyPart] | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        reverse: bool = False,
+    ) -> Page[T]:
+        """A page of rows, in key order, or in the order of an index.
+
+        `prefix` is nothing (all rows), the partition, or the partition and a prefix of a string sort key; with
+        `index` the partition and prefix are the index's. `between` bounds the next part, both ends included.
+        `limit` is at most 1,000. `cursor` is opaque and belongs to the same query. A unit sees its own writes.
+        """
+        query = self._query(prefix, index=index, between=between, limit=limit, cursor=cursor, reverse=reverse)
+        page = await self.app.binding.engine.query(query)
+        records, after = page.records, page.next
+        unit = current.get()
+        if unit is not None:
+            unit.check_open()
+            records = await self._overlaid(unit, query, records, last=after is None)
+        return Page([self._decode(record) for record in records], _write_cursor(after))
+
+    def _query(
+        self,
+        prefix: tuple[KeyPart, ...],
+        *,
+        index: str,
+        between: tuple[KeyPart, KeyPart] | None,
+        limit: int,
+        cursor: str | None,
+        reverse: bool,
+    ) -> Query:
+        if not 0 < limit <= MAX_PAGE:
+            raise self._invalid(f"limit is {limit}; 1 to {MAX_PAGE} are allowed")
+        if len(prefix) > 2 or (len(prefix) == 2 and not isinstance(prefix[1], str)):
+            raise self._invalid("a query takes the partition and at most a prefix of a string sort key")
+        if index and index not in {declared.name for declared in self.spec.indexes}:
+            raise InvalidValue(f"no index {index!r} is declared", operation="query", resource=self.name)
+        low, high = between or (None, None)
+        return Query(
+            table=self.name,
+            index=index,
+            partition=prefix[0] if prefix else None,
+            prefix=str(prefix[1]) if len(prefix) == 2 else "",
+            low=low,
+            high=high,
+            limit=limit,
+            after=self._read_cursor(cursor, 4 if index else 2),
+            reverse=reverse,
+        )
+
+    def _read_cursor(self, cursor: str | None, parts: int) -> tuple[KeyPart, ...] | None:
+        if cursor is None:
+            return None
+        try:
+            found = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=="), type=list[str | int])
+        except (ValueError, msgspec.MsgspecError):
+            found = []
+        if len(found) != parts:
+            raise InvalidValue("the cursor is not one of this query's", operation="query", resource=self.name)
+        return tuple(found)
+
+    async def _overlaid(self, unit: UnitOfWork, query: Query, records: list[Record], *, last: bool) -> list[Record]:
+        own = unit.own_writes(self.name)
+        if not own:
+            return records
+        placed: dict[tuple[Any, ...], Record] = {
+            self._place(query, record) or (): record for record in records if record.key not in own
+        }
+        end = None if last or not records else self._place(query, records[-1])
+        for key in own:
+            record = self._with_schema(unit, key, await unit.read(self.name, key, validate=False))
+            place = record and self._place(query, record)
+            if record and place and self._covers(query, place, end):
+                placed[place] = record
+        return [placed[place] for place in sorted(placed, reverse=query.reverse)]
+
+    def _place(self, query: Query, record: Record) -> tuple[Any, ...] | None:
+        """Where the record stands in the order of the query; None when it is not in the index."""
+        if not query.index:
+            return record.key
+        spec = next(index for index in self.spec.indexes if index.name == query.index)
+        entry = index_entry(spec, decode_json(record.body))
+        return entry and (*entry, *record.key)
+
+    def _covers(self, query: Query, place: tuple[Any, ...], end: tuple[Any, ...] | None) -> bool:
+        partition, sort = place[0], place[1]
+        ranged = partition if query.partition is None else sort
+        if query.partition is not None and partition != query.partition:
+            return False
+        if query.prefix and not str(ranged).startswith(query.prefix):
+            return False
+        if (query.low is not None and ranged < query.low) or (query.high is not None and ranged > query.high):
+            return False
+        if query.after is not None and (place >= query.after if query.reverse else place <= query.after):
+            return False
+        return end is None or (place >= end if query.reverse else place <= end)
+
+    async def replay(self, queue: Queue[Any]) -> int:
+        """Put each present row into the queue as an `Inserted` change, for a late subscriber; how many.
+
+        Rows written meanwhile may come twice: by the replay and as their change. Not part of a unit of work.
+        """
+        return await self.app.binding.engine.replay(self.name, queue.name)
+
+    async def history(self, *key: KeyPart, limit: int = 100) -> list[Change[T]]:
+        """The changes of a row that the history still holds, newest first."""
+        decode = self.decoder()
+        envelopes = await self.app.binding.engine.history(self.name, self.key(*key), limit)
+        return [decode(Delivery(queue="", position=0, fence=0, receives=0, event=envelope)) for envelope in envelopes]
+
+
+def _write_cursor(after: tuple[KeyPart, ...] | None) -> str | None:
+    return None if after is None else base64.urlsafe_b64encode(msgspec.json.encode(after)).decode().rstrip("=")
+
+
+def _dumped(value: Any) -> Any:
+    """Pydantic models inside values of an update as JSON types."""
+    if isinstance(value, dict):
+        return {name: _dumped(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_dumped(item) for item in value]
+    return value.model_dump(mode="json", by_alias=True) if hasattr(value, "model_dump") else value

@@ -1,0 +1,226 @@
+"""Testing apps: a harness that runs them on SQLite in a temporary directory, under a virtual clock.
+
+    async with Harness(app) as h:
+        await h.client(app).put("/products/1", json={...})
+        await h.run_until_idle()
+        await h.advance(days=3)
+
+Time passes only in `advance`; delays, retries, schedules and expiry fire in its course, in order. Handlers run for
+real, on the real engine, with real commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from headwater.app import App
+from headwater.clock import Timer
+from headwater.engine import DeadLetter, Waiting
+from headwater.engines import make_engine
+from headwater.errors import HeadwaterError
+from headwater.messaging import Queue
+from headwater.runtime.supervisor import Supervisor
+
+START = "2026-01-01T00:00:00Z"
+IDLE_LIMIT_S = 30.0
+
+
+class _VirtualTimer:
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class VirtualClock:
+    """A clock that stands still until `advance`; its timers fire then, in the order of their times."""
+
+    def __init__(self, start: str = START) -> None:
+        self._start = datetime.fromisoformat(start).astimezone(UTC)
+        self._elapsed = 0.0
+        self._timers: list[tuple[float, int, _VirtualTimer]] = []
+        self._number = itertools.count()
+
+    def wall_ms(self) -> int:
+        return int(self._start.timestamp() * 1000 + round(self._elapsed * 1000))
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        timer = _VirtualTimer(callback)
+        heapq.heappush(self._timers, (self._elapsed + max(seconds, 0), next(self._number), timer))
+        return timer
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        timer = self.call_later(seconds, wake)
+        try:
+            await done
+        finally:
+            timer.cancel()
+
+    def next_timer(self) -> float | None:
+        """When the next timer fires, on the monotonic scale."""
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def move_to(self, elapsed: float) -> None:
+        """Let time pass to this point and fire what is due, without waiting for what that starts."""
+        self._elapsed = max(self._elapsed, elapsed)
+        while (due := self.next_timer()) is not None and due <= self._elapsed:
+            _, _, timer = heapq.heappop(self._timers)
+            callback, timer.callback = timer.callback, None
+            assert callback is not None
+            callback()
+
+
+class Harness:
+    """Runs the apps together for one test.
+
+    `settings` gives each app's settings by its name, `services` an ASGI application (or a base URL) in place of a
+    service. `store` keeps the store's folder; by default it is temporary.
+    """
+
+    def __init__(
+        self,
+        *apps: App[Any],
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        services: Mapping[str, Any] | None = None,
+        start: str = START,
+        store: Path | None = None,
+    ) -> None:
+        self.apps = apps
+        self.clock = VirtualClock(start)
+        self._settings = settings or {}
+        self._services = services or {}
+        self._kept = store
+        self._folder = store
+        self._clients: list[httpx.AsyncClient] = []
+        self._supervisor: Supervisor | None = None
+
+    @property
+    def supervisor(self) -> Supervisor:
+        assert self._supervisor is not None, "the harness is not entered"
+        return self._supervisor
+
+    async def __aenter__(self) -> Harness:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="headwater-"))
+        await self._start()
+        return self
+
+    async def _start(self) -> None:
+        for app in self.apps:
+            app.configure(self._settings.get(app.name, {}))
+        engine = make_engine(f"sqlite:{self._folder}", clock=self.clock)
+        self._supervisor = Supervisor(self.apps, engine, self.clock)
+        await self._supervisor.start()
+        for app in self.apps:
+            if app.serves_http:
+                self._supervisor.urls[app.name] = (httpx.ASGITransport(app.http), f"http://{app.name}")
+        for name, service in self._services.items():
+            reached = (None, service) if isinstance(service, str) else (httpx.ASGITransport(service), f"http://{name}")
+            self._supervisor.urls[name] = reached
+        await self._supervisor.serve()
+
+    async def __aexit__(self, *error: object) -> None:
+        for client in self._clients:
+            await client.aclose()
+        await self.supervisor.stop(5)
+        if self._kept is None and self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def restart(self) -> None:
+        """Stop gracefully and start again on the same store."""
+        await self.supervisor.stop(5)
+        await self._start()
+
+    def client(self, app: App[Any], *, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
+        """An HTTP client of the app's endpoints, closed with the harness."""
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app.http), base_url=f"http://{app.name}", headers=dict(headers or {})
+        )
+        self._clients.append(client)
+        return client
+
+    async def run_until_idle(self) -> None:
+        """Wait until no message is ready or running and nothing is being committed; time stands still.
+
+        Raises `TimeoutError` after 30 seconds of real time, naming the busy queues.
+        """
+        deadline = time.monotonic() + IDLE_LIMIT_S
+        while busy := await self._busy():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"still busy: {', '.join(busy)}")
+            await asyncio.sleep(0.001)
+
+    async def _busy(self) -> list[str]:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        consumers = self.supervisor.consumers
+        busy = [queue for queue, consumer in consumers.items() if consumer.busy]
+        for stats in await self.supervisor.engine.stats():
+            ready = stats.depth - stats.delayed - stats.in_flight
+            if ready > 0 and not stats.paused and stats.queue in consumers and not await self._blocked(stats.queue):
+                busy.append(stats.queue)
+        return busy
+
+    async def _blocked(self, queue: str) -> bool:
+        """Whether all that is ready waits behind the delayed head of its group."""
+        waiting = await self.supervisor.engine.peek(queue, 10_000)
+        now_ms, blocked = self.clock.wall_ms(), set()
+        for message in waiting:
+            if message.group in blocked:
+                continue
+            if message.ready_ms <= now_ms:
+                return False
+            if message.group is not None:
+                blocked.add(message.group)
+        return True
+
+    async def advance(self, **duration: float) -> None:
+        """Let time pass (`days=3`, `minutes=5`), firing everything that comes due on the way, in order."""
+        end = self.clock.monotonic() + timedelta(**duration).total_seconds()
+        await self.run_until_idle()
+        while (due := self.clock.next_timer()) is not None and due <= end:
+            self.clock.move_to(due)
+            await self.run_until_idle()
+        self.clock.move_to(end)
+        await self.run_until_idle()
+
+    async def messages(self, queue: Queue[Any] | str, limit: int = 100) -> list[Waiting]:
+        """What waits in a queue, leased messages included."""
+        return await self.supervisor.engine.peek(_name(queue), limit)
+
+    async def dead_letters(self, queue: Queue[Any] | str = "", limit: int = 100) -> list[DeadLetter]:
+        """The dead letters of a queue, or of all."""
+        return await self.supervisor.engine.dead_letters(_name(queue), limit)
+
+
+def _name(queue: Queue[Any] | str) -> str:
+    return queue if isinstance(queue, str) else queue.name
+
+
+__all__ = ["Harness", "HeadwaterError", "VirtualClock"]

@@ -1,0 +1,309 @@
+"""The unit of work that runs: the writes, events and reads of one handler or request until they are committed.
+
+The current unit is a context variable. While it is open, everything that the code calls joins it; after it is
+closed, code that outlived it (a background task, a generator) gets `UnitClosed`, never a silent commit of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from headwater.codec import decode_json, encode_json
+from headwater.engine import Engine, Record
+from headwater.errors import Conflict, Discard, InvalidValue, TooLarge, UnitClosed
+from headwater.events import MESSAGE, Caller, Delivery, Envelope, Key
+from headwater.unit import (
+    MAX_MESSAGE,
+    Claim,
+    Commit,
+    Committed,
+    Emit,
+    Merge,
+    Read,
+    Settle,
+    Write,
+    apply_merge,
+    new_commit,
+)
+
+if TYPE_CHECKING:
+    from headwater.clock import Clock
+
+R = TypeVar("R")
+RERUNS = 5
+"""How often work is re-run in place after a conflict before the conflict counts as a failure (design §3)."""
+current: ContextVar[UnitOfWork | None] = ContextVar("headwater_unit", default=None)
+Slot = tuple[str, Key]
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What a unit's events are caused by."""
+
+    cause: str | None = None
+    caller: Caller | None = None
+    trace: str = ""
+    depth: int = 0
+
+
+NOWHERE = Origin()
+BLOCKED = Exception("an earlier message of the group failed")
+"""Stands in `UnitOfWork.failures` for an event that only waits behind a failed one of its group."""
+
+
+def caused_by(delivery: Delivery) -> Origin:
+    event = delivery.event
+    return Origin(delivery.message_id, event.caller, event.trace, event.depth + 1)
+
+
+class UnitOfWork:
+    """Collects one commit. `settle` entries of the handled deliveries are added by the runtime."""
+
+    __slots__ = (
+        "_commit",
+        "_operations",
+        "_reads",
+        "_validated",
+        "_writes",
+        "closed",
+        "deliveries",
+        "engine",
+        "failed_groups",
+        "failures",
+        "why",
+    )
+
+    def __init__(self, engine: Engine, origin: Origin = NOWHERE) -> None:
+        self.engine = engine
+        self._commit = new_commit(origin.cause, origin.caller, origin.trace, origin.depth)
+        self._operations = 0
+        self._reads: dict[Slot, Record | None] = {}
+        self._validated: set[Slot] = set()
+        self._writes: dict[Slot, Write] = {}
+        self.closed = False
+        self.why = ""
+        self.deliveries: Sequence[Delivery] = ()
+        self.failures: dict[int, Exception] = {}
+        self.failed_groups: set[str | None] = set()
+
+    def use(self, origin: Origin) -> None:
+        """Emit what follows as caused by `origin` (batches: the event that is being handled)."""
+        commit = self._commit
+        commit.cause, commit.caller, commit.depth = origin.cause, origin.caller, origin.depth
+        commit.trace = origin.trace or commit.trace
+
+    @property
+    def trace(self) -> str:
+        return self._commit.trace
+
+    @property
+    def writes_anything(self) -> bool:
+        commit = self._commit
+        return bool(self._writes or commit.emits or commit.claims)
+
+    def next_id(self) -> str:
+        number = self._operations
+        self._operations = number + 1
+        return f"{self._commit.id}-{number}"
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise UnitClosed(
+                f"this code outlived its unit of work{self.why and f' ({self.why})'}",
+                hint="await the work before the handler or request returns, send a message to a queue instead, or "
+                "open `async with app.transaction()` in it",
+            )
+
+    async def read(self, table: str, key: Key, *, validate: bool = True) -> Record | None:
+        """The record as this unit sees it: its first read of the key, with its own write on top."""
+        self.check_open()
+        slot = (table, key)
+        write = self._writes.get(slot)
+        if write is not None and not write.blind:
+            return _written(write, None)
+        if slot not in self._reads:
+            self._reads[slot] = await self.engine.read(table, key)
+        if validate:
+            self._validated.add(slot)
+        present = self._reads[slot]
+        return present if write is None else _written(write, present)
+
+    def write(self, write: Write) -> str:
+        """Put or remove: replaces what the unit wrote to the key before."""
+        self.check_open()
+        self._writes[write.table, write.key] = write
+        return write.version
+
+    def merge(self, table: str, key: Key, merge: Merge) -> str:
+        """Update: merged at commit into the present record, or into the unit's own write of the key."""
+        self.check_open()
+        before = self._writes.get((table, key))
+        version = self.next_id()
+        if before is None:
+            write = Write(table, key, version, merges=(merge,), blind=True)
+        else:
+            write = Write(table, key, version, before.body, (*before.merges, merge), before.blind)
+        self._writes[table, key] = write
+        return version
+
+    def own_writes(self, table: str) -> list[Key]:
+        return [key for of, key in self._writes if of == table]
+
+    def publish(self, source: str, data: bytes, attributes: dict[str, str], *, dedup: str = "") -> str:
+        self.check_open()
+        event = self._message(source, data, attributes)
+        self._commit.emits.append(Emit(event, dedup=dedup))
+        return event.id
+
+    def send(
+        self, queue: str, data: bytes, *, group: str | None, dedup: str, delay_ms: int | None, unordered: bool
+    ) -> str:
+        """`unordered`: a message without a group is a group of its own."""
+        self.check_open()
+        event = self._message(queue, data, {})
+        own_group = event.id if unordered and group is None else group
+        self._commit.emits.append(Emit(event, queue, own_group, delay_ms, dedup))
+        return event.id
+
+    def _message(self, source: str, data: bytes, attributes: dict[str, str]) -> Envelope:
+        if len(data) > MAX_MESSAGE:
+            raise TooLarge(
+                f"the message has {len(data)} bytes, {MAX_MESSAGE} are allowed",
+                operation="send",
+                resource=source,
+                hint="store the content in a table or bucket and send its key",
+            )
+        commit = self._commit
+        return Envelope(
+            id=self.next_id(),
+            source=source,
+            type=MESSAGE,
+            data=data,
+            attributes=attributes,
+            caller=commit.caller,
+            cause=commit.cause,
+            trace=commit.trace,
+            depth=commit.depth,
+        )
+
+    def claim(self, claim: Claim) -> None:
+        self.check_open()
+        self._commit.claims.append(claim)
+
+    def mark(self) -> tuple[int, int, dict[Slot, Write], int]:
+        """A point to which `undo` can go back."""
+        commit = self._commit
+        return len(commit.emits), len(commit.claims), dict(self._writes), len(commit.settles)
+
+    def undo(self, mark: tuple[int, int, dict[Slot, Write], int]) -> None:
+        emits, claims, writes, settles = mark
+        del self._commit.emits[emits:], self._commit.claims[claims:], self._commit.settles[settles:]
+        self._writes = writes
+
+    def fail(self, delivery: Delivery, error: Exception) -> None:
+        """One event of the batch has failed alone; the later ones of its group wait behind it."""
+        self.failures[delivery.position] = error
+        if delivery.group is not None and not isinstance(error, Discard):
+            self.failed_groups.add(delivery.group)
+
+    def settle(self, settle: Settle) -> None:
+        self._commit.settles.append(settle)
+
+    def duplicate_of(self, id: str, committed: Committed) -> str:
+        """The id that an emit ended with: its own, or that of the one it duplicates."""
+        for index, other in committed.duplicates.items():
+            if self._commit.emits[index].event.id == id:
+                return other
+        return id
+
+    async def stale(self) -> str | None:
+        """Name a key that the unit read and that has changed since."""
+        for table, key in self._validated:
+            before, now = self._reads[table, key], await self.engine.read(table, key)
+            if (before.version if before else None) != (now.version if now else None):
+                return f"{table} {key[0]!r}"
+        return None
+
+    def close(self, why: str = "") -> None:
+        self.closed, self.why = True, why
+
+    def to_commit(self) -> Commit:
+        """The finished commit; the unit is closed."""
+        self.closed = True
+        commit = self._commit
+        if self._writes:
+            commit.writes = list(self._writes.values())
+        if self._validated and self.writes_anything:
+            commit.reads = [
+                Read(table, key, record.version if (record := self._reads[table, key]) else None)
+                for table, key in self._validated
+            ]
+        if self._operations > 1 or len(commit.reads) > 1:
+            self._check_size(commit)
+        return commit
+
+    def _check_size(self, commit: Commit) -> None:
+        count = len(commit.writes) + len(commit.emits) + len(commit.reads) + len(commit.claims)
+        limit = self.engine.features.max_unit_operations
+        if count > limit:
+            raise TooLarge(
+                f"the unit of work has {count} operations, {limit} are allowed",
+                operation="commit",
+                hint="split the work into several messages or transactions",
+            )
+
+    def commit(self) -> asyncio.Future[Committed]:
+        return self.engine.commit(self.to_commit())
+
+
+def _written(write: Write, present: Record | None) -> Record | None:
+    """The record after the unit's own write."""
+    body = (present.body if present else None) if write.blind else write.body
+    if write.merges:
+        document = decode_json(body) if body is not None else {}
+        for merge in write.merges:
+            try:
+                document = apply_merge(document, merge)
+            except TypeError as error:
+                raise InvalidValue(str(error), operation="update", resource=write.table) from error
+        body = encode_json(document)
+    return None if body is None else Record(write.key, body, write.version)
+
+
+def enter(unit: UnitOfWork) -> Token[UnitOfWork | None]:
+    return current.set(unit)
+
+
+def leave(token: Token[UnitOfWork | None]) -> None:
+    current.reset(token)
+
+
+async def back_off(attempt: int, clock: Clock) -> None:
+    """Wait a little, at random, before re-running work that met a conflict."""
+    await clock.sleep(random.random() * 0.002 * 2**attempt)
+
+
+async def alone(engine: Engine, clock: Clock, work: Callable[[UnitOfWork], Awaitable[R]]) -> R:
+    """Run one call in the current unit, or as a commit of its own that is re-run on a conflict."""
+    unit = current.get()
+    if unit is not None:
+        return await work(unit)
+    for attempt in range(RERUNS):
+        unit = UnitOfWork(engine)
+        result = await work(unit)
+        try:
+            committed = await unit.commit()
+        except Conflict:
+            if attempt == RERUNS - 1:
+                raise
+            await back_off(attempt, clock)
+        else:
+            if committed.duplicates and isinstance(result, str):
+                return unit.duplicate_of(result, committed)  # type: ignore[return-value]
+            return result
+    raise AssertionError("unreachable")
