@@ -7,6 +7,7 @@ finite, Decimals strings, times RFC 3339 (design §3 "Values").
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
@@ -20,6 +21,7 @@ _encoder = msgspec.json.Encoder(order="sorted", decimal_format="string")
 _decoder = msgspec.json.Decoder()
 encode_json = _encoder.encode
 decode_json: Callable[[bytes], Any] = _decoder.decode
+_SUSPECT = re.compile(rb"null|[0-9]{19}").search
 INT64 = range(-(2**63), 2**63)
 
 
@@ -53,6 +55,17 @@ def check_json(value: Any, path: str = "") -> None:
             raise InvalidValue(f"{path or 'value'} has the type {type(value).__name__}", hint="use JSON types")
 
 
+def encode_checked(plain: Any) -> bytes:
+    """Encode JSON types canonically; `check_json` looks only where the bytes give reason to.
+
+    The encoder writes NaN and infinities as null, and a number beyond 64 bits has at least 19 digits.
+    """
+    body = encode_json(plain)
+    if _SUSPECT(body):
+        check_json(plain)
+    return body
+
+
 def _encode_dict(value: Any) -> bytes:
     if not isinstance(value, dict):
         raise InvalidValue(f"expected a dict, got {type(value).__name__}")
@@ -60,8 +73,7 @@ def _encode_dict(value: Any) -> bytes:
         plain = msgspec.to_builtins(value, str_keys=True)
     except (TypeError, ValueError) as error:
         raise InvalidValue(str(error)) from error
-    check_json(plain)
-    return encode_json(plain)
+    return encode_checked(plain)
 
 
 def _pydantic(model: type[Any]) -> Codec[Any]:
@@ -71,9 +83,7 @@ def _pydantic(model: type[Any]) -> Codec[Any]:
     def encode(value: Any) -> bytes:
         if not isinstance(value, model):
             raise InvalidValue(f"expected {model.__name__}, got {type(value).__name__}")
-        plain = dump(value, mode="json", by_alias=True, warnings="error")
-        check_json(plain)
-        return encode_json(plain)
+        return encode_checked(dump(value, mode="json", by_alias=True))
 
     def decode(data: bytes) -> Any:
         try:
@@ -92,9 +102,7 @@ def _msgspec(model: type[Any]) -> Codec[Any]:
     def encode(value: Any) -> bytes:
         if not isinstance(value, model):
             raise InvalidValue(f"expected {model.__name__}, got {type(value).__name__}")
-        plain = msgspec.to_builtins(value, str_keys=True)
-        check_json(plain)
-        return encode_json(plain)
+        return encode_checked(msgspec.to_builtins(value, str_keys=True))
 
     def decode(data: bytes) -> Any:
         try:

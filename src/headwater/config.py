@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,8 @@ from headwater.durations import to_ms
 from headwater.errors import DeclarationError
 
 FILE = "headwater.toml"
+_SOCKET_PATH_MAX = 100
+"""Unix socket paths are limited to about 104 bytes (sockaddr_un)."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,3 +93,13 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     if apps := variables.get("HEADWATER_APPS"):
         found["apps"] = apps.split(",")
     return found
+
+
+def admin_socket(store: str) -> Path:
+    """Where the process that owns a store listens for the admin API."""
+    folder = Path(store.partition(":")[2].removeprefix("//")).resolve()
+    path = folder / "admin.sock"
+    if len(os.fsencode(path)) < _SOCKET_PATH_MAX:
+        return path
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
+    return Path(tempfile.gettempdir()) / f"headwater-{digest}.sock"

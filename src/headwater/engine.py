@@ -152,6 +152,10 @@ class Lifecycle(Protocol):
         """The merged catalog of all apps, with the subscriptions made at run time."""
         ...
 
+    async def broken(self) -> HeadwaterError:
+        """Wait until the store has failed for good (an unknown outcome, damage); why."""
+        ...
+
     async def check(self) -> list[str]:
         """Read everything and name each damage found; empty means sound."""
         ...

@@ -108,6 +108,9 @@ class Redrive(msgspec.Struct, frozen=True):
 
 
 class Commit(msgspec.Struct, kw_only=True):
+    """What is applied as a whole. `tolerant`: settles whose lease has passed on are skipped, not refused (for
+    acknowledgements without any effect, which then can share a commit)."""
+
     id: str
     reads: list[Read] = []
     writes: list[Write] = []
@@ -119,6 +122,7 @@ class Commit(msgspec.Struct, kw_only=True):
     caller: Caller | None = None
     trace: str = ""
     depth: int = 0
+    tolerant: bool = False
 
 
 class Committed(msgspec.Struct, frozen=True):

@@ -65,8 +65,9 @@ class UnitOfWork:
     """Collects one commit. `settle` entries of the handled deliveries are added by the runtime."""
 
     __slots__ = (
-        "_commit",
+        "_begun",
         "_operations",
+        "_origin",
         "_reads",
         "_validated",
         "_writes",
@@ -78,9 +79,10 @@ class UnitOfWork:
         "why",
     )
 
-    def __init__(self, engine: Engine, origin: Origin = NOWHERE) -> None:
+    def __init__(self, engine: Engine, origin: Origin | Delivery = NOWHERE) -> None:
         self.engine = engine
-        self._commit = new_commit(origin.cause, origin.caller, origin.trace, origin.depth)
+        self._origin = origin
+        self._begun: Commit | None = None
         self._operations = 0
         self._reads: dict[Slot, Record | None] = {}
         self._validated: set[Slot] = set()
@@ -90,6 +92,14 @@ class UnitOfWork:
         self.deliveries: Sequence[Delivery] = ()
         self.failures: dict[int, Exception] = {}
         self.failed_groups: set[str | None] = set()
+
+    @property
+    def _commit(self) -> Commit:
+        """The commit, begun when it is first needed: most attempts of many handlers write nothing."""
+        if self._begun is None:
+            origin = self._origin if isinstance(self._origin, Origin) else caused_by(self._origin)
+            self._begun = new_commit(origin.cause, origin.caller, origin.trace, origin.depth)
+        return self._begun
 
     def use(self, origin: Origin) -> None:
         """Emit what follows as caused by `origin` (batches: the event that is being handled)."""
@@ -103,8 +113,8 @@ class UnitOfWork:
 
     @property
     def writes_anything(self) -> bool:
-        commit = self._commit
-        return bool(self._writes or commit.emits or commit.claims)
+        commit = self._begun
+        return bool(self._writes) or (commit is not None and bool(commit.emits or commit.claims))
 
     def next_id(self) -> str:
         number = self._operations

@@ -392,9 +392,7 @@ class _Disk:
                 parts[name, _WHOLE].append(_Part(index, _WHOLE))
         for file, changes in self._changes.items():
             for index, change in changes:
-                places = (
-                    (sector for sector, _, _ in change.split()) if isinstance(change, Write) else (_WHOLE,)
-                )
+                places = (sector for sector, _, _ in change.split()) if isinstance(change, Write) else (_WHOLE,)
                 for place in places:
                     parts[file, place].append(_Part(index, place))
         return parts

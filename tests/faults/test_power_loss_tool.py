@@ -353,9 +353,7 @@ def test_what_happens_while_a_sync_runs_is_not_covered_by_it(
     assert all(record.covers == index - 1 for index, record in syncs)
 
 
-def test_files_from_before_the_recording_are_durable_from_its_start(
-    register: Register, tmp_path: Path
-) -> None:
+def test_files_from_before_the_recording_are_durable_from_its_start(register: Register, tmp_path: Path) -> None:
     first = register()
     connection = open_store(first, tmp_path, "WAL", "FULL")
     connection.execute(SCHEMA)
@@ -372,9 +370,7 @@ def test_files_from_before_the_recording_are_durable_from_its_start(
     assert all("store.db-wal" in image.files for image in images(second.journal, variants=["none"]))
 
 
-def test_a_wal_is_shared_by_connections_and_nothing_is_memory_mapped(
-    register: Register, tmp_path: Path
-) -> None:
+def test_a_wal_is_shared_by_connections_and_nothing_is_memory_mapped(register: Register, tmp_path: Path) -> None:
     vfs = register()
     with (
         closing(open_store(vfs, tmp_path, "WAL", "FULL")) as writer,
@@ -390,9 +386,7 @@ def test_a_wal_is_shared_by_connections_and_nothing_is_memory_mapped(
         assert reader.execute("SELECT commits FROM total").get == 1, "the snapshot of the open read"
 
 
-def test_the_vfs_serves_by_name_or_as_default_until_it_is_unregistered(
-    register: Register, tmp_path: Path
-) -> None:
+def test_the_vfs_serves_by_name_or_as_default_until_it_is_unregistered(register: Register, tmp_path: Path) -> None:
     vfs = register(makedefault=True)
     with closing(apsw.Connection(str(tmp_path / "disk" / "store.db"))) as connection:
         assert connection.open_vfs == "power-loss"

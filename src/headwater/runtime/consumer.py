@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Coroutine
 from concurrent.futures import Executor as Threads
+from typing import Any
 
 import msgspec
 import structlog
@@ -32,11 +34,14 @@ from headwater.errors import (
 )
 from headwater.events import Delivery
 from headwater.handlers import HandlerSpec
+from headwater.runtime.acks import FULL_DISK_PAUSE_S, Acks
 from headwater.runtime.executor import Executor, Submitted, Work
+from headwater.unit import Settle
 from headwater.work import RERUNS
 
 MAX_UNDER_WAY = 512
-FULL_DISK_PAUSE_S = 1.0
+PREFETCH = 4
+"""How many deliveries a consumer leases at once, for each of its slots."""
 log = structlog.get_logger("headwater.consumer")
 
 
@@ -58,17 +63,17 @@ class Consumer:
         self.stats = ConsumerStats()
         self._engine = engine
         self._clock = clock
-        self._executor = Executor(engine, clock, spec, policy, threads)
+        self._acks = Acks(engine, clock, self._acked)
+        self._executor = Executor(engine, clock, spec, policy, threads=threads, acks=self._acks)
         self._buffer: deque[Work] = deque()
         self._held: dict[int, Delivery] = {}
         self._slots: set[asyncio.Task[None]] = set()
         self._filling = asyncio.Lock()
-        self._under_way = 0
         self._room = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._stopping = False
-        self._idle_slots = 0
+        self._idle: set[asyncio.Task[None] | None] = set()
         self._extender: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -79,6 +84,7 @@ class Consumer:
         """Run what ran when the process last died, one at a time."""
         for delivery in await self._engine.suspects(self.spec.queue):
             self._held[delivery.position] = delivery
+            self._quiet.clear()
             await self._run(Work([delivery]))
             await self._quiet.wait()
 
@@ -92,8 +98,7 @@ class Consumer:
         self._stopping = True
         buffered = [delivery for work in self._buffer for delivery in work.deliveries]
         self._buffer.clear()
-        idle = [slot for slot in self._slots if not self._running(slot)]
-        for slot in idle:
+        for slot in self._slots & self._idle:
             slot.cancel()
         if self._slots:
             await asyncio.wait(self._slots, timeout=deadline_s)
@@ -113,6 +118,7 @@ class Consumer:
     async def _give_back(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
             self._held.pop(delivery.position, None)
+        self._noted()
         if deliveries:
             try:
                 await self._engine.release(deliveries)
@@ -126,29 +132,21 @@ class Consumer:
         self._slots.add(task)
         task.add_done_callback(self._slots.discard)
 
-    def _running(self, slot: asyncio.Task[None]) -> bool:
-        return slot.get_name().startswith("run")
-
     async def _slot(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        name = task.get_name()
+        buffer = self._buffer
         while not self._stopping:
-            work = await self._next()
-            if self._buffer and not self._idle_slots and len(self._slots) < self.spec.concurrency:
+            work = buffer.popleft() if buffer else await self._next()
+            if buffer and not self._idle and len(self._slots) < self.spec.concurrency:
                 self._spawn()
-            task.set_name(f"run {self.spec.queue}")
             await self._run(work)
-            task.set_name(name)
 
     async def _next(self) -> Work:
         """The next work of the buffer, filled by whichever slot finds it empty."""
-        if self._under_way >= MAX_UNDER_WAY:
+        while len(self._held) >= MAX_UNDER_WAY:
             self._room.clear()
             await self._room.wait()
-        if self._buffer:
-            return self._buffer.popleft()
-        self._idle_slots += 1
+        task = asyncio.current_task()
+        self._idle.add(task)
         try:
             async with self._filling:
                 await asyncio.sleep(0)
@@ -156,14 +154,15 @@ class Consumer:
                     await self._fill()
                 return self._buffer.popleft()
         finally:
-            self._idle_slots -= 1
+            self._idle.discard(task)
 
     async def _fill(self) -> None:
         batch = self.spec.batch
-        limit = batch or self.spec.concurrency
+        limit = batch or PREFETCH * self.spec.concurrency
         deliveries = await self._engine.receive(self.spec.queue, limit, grouped=bool(batch))
         for delivery in deliveries:
             self._held[delivery.position] = delivery
+        self._quiet.clear()
         if batch:
             self._buffer.append(Work(deliveries))
         else:
@@ -180,18 +179,23 @@ class Consumer:
     # The end of an attempt
 
     def _track(self, submitted: Submitted) -> None:
-        self._under_way += 1
-        self._quiet.clear()
-        submitted.future.add_done_callback(lambda future: self._done(submitted))
+        submitted.future.add_done_callback(lambda future: self._ended(submitted))
 
-    def _done(self, submitted: Submitted) -> None:
-        self._under_way -= 1
-        try:
-            self._ended(submitted)
-        finally:
-            if self._under_way < MAX_UNDER_WAY:
-                self._room.set()
-            if not self._under_way:
+    def _acked(self, settles: list[Settle], error: BaseException | None) -> None:
+        if error is not None:
+            log.warning(
+                "acknowledgements were lost; their messages come again", queue=self.spec.queue, error=str(error)
+            )
+        for settle in settles:
+            self._held.pop(settle.position, None)
+        self.stats.handled += len(settles)
+        self._noted()
+
+    def _noted(self) -> None:
+        """Deliveries are held no more: wake who waits for room, or for the end."""
+        if len(self._held) < MAX_UNDER_WAY:
+            self._room.set()
+            if not self._held:
                 self._quiet.set()
 
     def _ended(self, submitted: Submitted) -> None:
@@ -216,6 +220,7 @@ class Consumer:
     def _forget(self, work: Work, submitted: Submitted | None) -> None:
         for delivery in work.deliveries:
             self._held.pop(delivery.position, None)
+        self._noted()
         if submitted is None:
             return
         if submitted.failed:
@@ -227,13 +232,8 @@ class Consumer:
 
     def _again(self, work: Work, seconds: float) -> None:
         """Back into the buffer after a pause; the leases are kept."""
-        self._under_way += 1
-        self._quiet.clear()
 
         def put_back() -> None:
-            self._under_way -= 1
-            if not self._under_way:
-                self._quiet.set()
             if self._stopping:
                 self._background(self._give_back(list(work.deliveries)))
             else:

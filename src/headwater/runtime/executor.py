@@ -22,9 +22,10 @@ from headwater.engine import Engine
 from headwater.errors import Conflict, HeadwaterError
 from headwater.events import Delivery
 from headwater.handlers import HandlerSpec
+from headwater.runtime.acks import Acks
 from headwater.runtime.attempts import Undecodable, settle, settle_failed
 from headwater.unit import Committed, Settle
-from headwater.work import BLOCKED, RERUNS, UnitOfWork, caused_by, current
+from headwater.work import BLOCKED, RERUNS, UnitOfWork, current
 
 
 class HandlerTimeout(Exception):
@@ -53,7 +54,10 @@ class Submitted(msgspec.Struct, frozen=True):
 class Executor:
     """Runs attempts of one handler. `run` never raises for what the handler does."""
 
-    def __init__(self, engine: Engine, clock: Clock, spec: HandlerSpec, policy: QueueSpec, threads: Threads) -> None:
+    def __init__(
+        self, engine: Engine, clock: Clock, spec: HandlerSpec, policy: QueueSpec, *, threads: Threads, acks: Acks
+    ) -> None:
+        self._acks = acks
         self._engine = engine
         self._clock = clock
         self._spec = spec
@@ -64,43 +68,50 @@ class Executor:
         if spec.timeout_s is not None:
             self._call = self._timed(self._call, spec.timeout_s)
 
-    async def run(self, work: Work) -> list[Submitted]:
-        """One attempt at the work; more than one commit only when a batch is run event by event."""
-        overdue = [d for d in work.deliveries if d.receives > self._policy.max_receives]
-        if overdue:
-            return await self._run_without(work, overdue)
+    async def run(self, work: Work) -> Sequence[Submitted]:
+        """One attempt at the work, and its commits: none when it wrote nothing (`Acks` ends it then), more than
+        one when a batch is run event by event."""
+        maximum = self._policy.max_receives
+        for delivery in work.deliveries:
+            if delivery.receives > maximum:
+                return await self._run_without(work, [d for d in work.deliveries if d.receives > maximum])
         if self._spec.batch:
             return await self._run_batch(work)
-        return [await self._run_one(work)]
+        return await self._run_one(work)
 
-    async def _run_without(self, work: Work, overdue: list[Delivery]) -> list[Submitted]:
+    async def _run_without(self, work: Work, overdue: list[Delivery]) -> Sequence[Submitted]:
         """Bury what used up its receives without an end of its own (the process died, the lease expired)."""
         ended = [
             self._submit_settled(d, settle(d, "bury", f"received {d.receives - 1} times without an end"))
             for d in overdue
         ]
         rest = [d for d in work.deliveries if d not in overdue]
-        return ended + (await self.run(Work(rest, work.reruns)) if rest else [])
+        return [*ended, *(await self.run(Work(rest, work.reruns)) if rest else ())]
 
-    async def _run_one(self, work: Work) -> Submitted:
-        (delivery,) = work.deliveries
+    async def _run_one(self, work: Work) -> Sequence[Submitted]:
+        delivery = work.deliveries[0]
         started_ms = self._clock.wall_ms()
-        unit = UnitOfWork(self._engine, caused_by(delivery))
+        unit = UnitOfWork(self._engine, delivery)
         unit.deliveries = work.deliveries
         try:
             event = self._decoded(delivery)
             if self._spec.when is not None and not self._spec.when(event):
-                unit.settle(settle(delivery, "filter"))
+                ended = settle(delivery, "filter")
             else:
                 await self._handle(unit, event)
-                unit.settle(settle(delivery))
+                ended = settle(delivery)
         except Exception as error:
             failure = await self._judge(unit, work, error)
             if failure is None:
-                return Submitted(_refused(Conflict("a read is stale")), work)
+                return [Submitted(_refused(Conflict("a read is stale")), work)]
             unit.close("its handler failed")
-            return self.submit_failed(delivery, failure, started_ms)
-        return Submitted(unit.commit(), work)
+            return [self.submit_failed(delivery, failure, started_ms)]
+        if not unit.writes_anything:
+            unit.close("its handler returned")
+            self._acks.add(ended)
+            return ()
+        unit.settle(ended)
+        return [Submitted(unit.commit(), work)]
 
     async def _judge(self, unit: UnitOfWork, work: Work, error: Exception) -> Exception | None:
         """The failure that the error is; None when stale reads explain it, so that the work is run again."""
@@ -156,9 +167,9 @@ class Executor:
 
     # Batches
 
-    async def _run_batch(self, work: Work) -> list[Submitted]:
+    async def _run_batch(self, work: Work) -> Sequence[Submitted]:
         started_ms = self._clock.wall_ms()
-        unit = UnitOfWork(self._engine, caused_by(work.deliveries[0]))
+        unit = UnitOfWork(self._engine, work.deliveries[0])
         unit.deliveries = work.deliveries
         try:
             events = self._batch_events(unit)
@@ -202,7 +213,7 @@ class Executor:
                 unit.settle(settle_failed(delivery, error, self._policy, started_ms, now_ms))
         return released
 
-    async def _run_singly(self, work: Work) -> list[Submitted]:
+    async def _run_singly(self, work: Work) -> Sequence[Submitted]:
         """Event by event; after a failure the later ones of its group are given back untouched."""
         submitted: list[Submitted] = []
         failed_groups: set[str | None] = set()
@@ -229,7 +240,7 @@ class Executor:
         return self._submit_settled(delivery, ended)
 
     def _submit_settled(self, delivery: Delivery, ended: Settle) -> Submitted:
-        unit = UnitOfWork(self._engine, caused_by(delivery))
+        unit = UnitOfWork(self._engine, delivery)
         unit.settle(ended)
         return Submitted(unit.commit(), Work([delivery]), failed=ended.outcome == "retry")
 

@@ -129,8 +129,13 @@ class Batch:
 
     def _plan(self, commit: Commit) -> _Plan:
         plan = _Plan()
-        for settle in commit.settles:
-            self._check_lease(settle)
+        if commit.tolerant:
+            commit.settles = [settle for settle in commit.settles if self._holds(settle)]
+        for settle in () if commit.tolerant else commit.settles:
+            if not self._holds(settle):
+                raise LeaseLost(
+                    "the lease has passed on; this attempt has no effect", operation="commit", resource=settle.queue
+                )
         for read in commit.reads:
             present = self._present((self._table_id(read.table), *read.key))
             if (present.version if present else None) != read.version:
@@ -148,15 +153,11 @@ class Batch:
             self._plan_emit(plan, commit, n, sends)
         return plan
 
-    def _check_lease(self, settle: Settle) -> None:
+    def _holds(self, settle: Settle) -> bool:
+        """Whether the settle's lease is still valid."""
         place = (self.state.ids.get(settle.queue, 0), settle.position)
         lease = self.state.leases.get(place)
-        if lease is None or lease.delivery.fence != settle.fence or place in self.settled:
-            raise LeaseLost(
-                "the lease has passed on; this attempt has no effect",
-                operation="commit",
-                resource=settle.queue,
-            )
+        return lease is not None and lease.delivery.fence == settle.fence and place not in self.settled
 
     def _table_id(self, table: str) -> int:
         if table not in self.state.tables:

@@ -32,7 +32,7 @@ from headwater.engines.sqlite.database import (
 from headwater.engines.sqlite.state import State
 from headwater.engines.sqlite.upkeep import Upkeep
 from headwater.engines.sqlite.writer import Writer
-from headwater.errors import DeclarationError, StoreDamaged, StoreError, StoreLocked
+from headwater.errors import DeclarationError, HeadwaterError, StoreDamaged, StoreError, StoreLocked
 from headwater.unit import Commit, Committed
 
 MAX_OPERATIONS = 10_000
@@ -241,6 +241,9 @@ class SqliteEngine(Upkeep):
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         return self.writer.submit(commit)
+
+    async def broken(self) -> HeadwaterError:
+        return await asyncio.shield(self.writer.broken)
 
     async def now_ms(self) -> int:
         return self.present_ms()

@@ -102,14 +102,14 @@ def _sweep_events(connection: apsw.Connection, rows: list[tuple[int, str]], queu
         return 0
     needed = _needed(connection, rows[0][0], rows[-1][0], queues)
     gone = [row for row in rows if row[0] not in needed]
+    if not gone:
+        return 0
     connection.execute("DELETE FROM event WHERE seq IN carray(?)", (apsw.carray(array("q", [s for s, _ in gone])),))
-    ids = tuple(id for _, id in gone)
-    if ids:
-        connection.execute(
-            "DELETE FROM attempt WHERE event_id IN carray(?) AND NOT EXISTS"
-            " (SELECT 1 FROM dead WHERE dead.event_id = attempt.event_id)",
-            (apsw.carray(ids),),
-        )
+    connection.execute(
+        "DELETE FROM attempt WHERE event_id IN carray(?) AND NOT EXISTS"
+        " (SELECT 1 FROM dead WHERE dead.event_id = attempt.event_id)",
+        (apsw.carray(tuple(id for _, id in gone)),),
+    )
     return len(gone)
 
 

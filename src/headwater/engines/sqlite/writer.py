@@ -69,6 +69,7 @@ class Writer:
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.broken: asyncio.Future[HeadwaterError] = self._loop.create_future()
         self._thread.start()
 
     async def stop(self) -> None:
@@ -195,18 +196,18 @@ class Writer:
     def _failed(self, error: Exception) -> HeadwaterError:
         """Roll back and say what it means for the callers."""
         if isinstance(error, StoreDamaged):
-            self.failure = error
+            self._break(error)
         elif isinstance(error, apsw.FullError):
             pass
         elif isinstance(error, apsw.CorruptError | apsw.NotADBError):
-            self.failure = translate(error, "commit")
+            self._break(translate(error, "commit"))
         elif isinstance(error, apsw.IOError) or (self._flushing and isinstance(error, apsw.Error)):
             self._fail(error)
         if self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")
             except apsw.Error as failed:
-                self.failure = self.failure or translate(failed, "rollback")
+                self._break(self.failure or translate(failed, "rollback"))
         if self.failure is None and isinstance(error, HeadwaterError):
             return error
         wrapped = self.failure
@@ -217,14 +218,19 @@ class Writer:
         return wrapped
 
     def _fail(self, error: Exception) -> HeadwaterError:
-        """Stop the store: what became of a commit is unknown, or memory may not follow the store any more."""
-        self.failure = CommitUnknown(
+        """What became of a commit is unknown, or memory may not follow the store any more."""
+        failure = CommitUnknown(
             f"the outcome of a commit is unknown: {error!r}",
             operation="commit",
             hint="the store is stopped; start it again to recover what was committed",
         )
-        self.failure.__cause__ = error
-        return self.failure
+        failure.__cause__ = error
+        self._break(failure)
+        return failure
+
+    def _break(self, failure: HeadwaterError) -> None:
+        self.failure = failure
+        self._post(_tell, self.broken, failure)
 
     def _run_task(self, task: Task, future: asyncio.Future[Any]) -> None:
         if self.failure is not None:
@@ -289,3 +295,8 @@ def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
         future.set_exception(answer)
     else:
         future.set_result(answer)
+
+
+def _tell(broken: asyncio.Future[HeadwaterError], failure: HeadwaterError) -> None:
+    if not broken.done():
+        broken.set_result(failure)

@@ -1,0 +1,1 @@
+"""The applications built on Headwater; each is a package of its own that knows the others by name only."""

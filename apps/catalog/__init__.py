@@ -1,0 +1,1 @@
+"""The catalog: a product service whose events carry only the product's id."""

@@ -1,0 +1,91 @@
+"""`backlog`: the rate of receive + ack with ten thousand and with three million waiting messages.
+
+Each size runs in a process of its own, whose memory is the second figure. The floor is the smaller backlog's rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+from bench.pipeline import TEXT, Note
+from bench.report import Report, Stopwatch, resident_mb, scratch, versions
+from headwater import App
+from headwater.clock import SystemClock
+from headwater.codec import encode_json
+from headwater.engines import make_engine
+from headwater.events import MESSAGE, Envelope
+from headwater.graph import build_graph
+from headwater.unit import Commit, Emit, Settle, new_commit
+
+SMALL, LARGE = 10_000, 3_000_000
+MEASURED = 8_000
+_A_COMMIT = 500
+_AT_ONCE = 64
+
+
+async def _fill(engine: object, queue: str, n: int) -> None:
+    """Send `n` messages, many to a commit, a few commits at a time."""
+    body = encode_json({"n": 1, "text": TEXT})
+    pending = []
+    for _ in range(0, n, _A_COMMIT):
+        commit = new_commit()
+        commit.emits = [
+            Emit(
+                Envelope(id=f"{commit.id}-{k}", source=queue, type=MESSAGE, data=body, trace=commit.trace), queue=queue
+            )
+            for k in range(_A_COMMIT)
+        ]
+        pending.append(engine.commit(commit))  # type: ignore[attr-defined]
+        if len(pending) == 8:
+            await asyncio.gather(*pending)
+            pending.clear()
+    await asyncio.gather(*pending)
+
+
+async def one_size(n: int) -> dict[str, float]:
+    app = App("bench")
+    queue = app.queue("backlog", Note, retention="30d").name
+    with scratch() as folder:
+        engine = make_engine(f"sqlite:{folder / 'store'}", clock=SystemClock())
+        await engine.open()
+        await engine.install(build_graph([app]).catalog)
+        await _fill(engine, queue, n)
+        await engine.close()
+        await engine.open()
+        done, acks = 0, []
+        with Stopwatch() as watch:
+            while done < MEASURED:
+                deliveries = await engine.receive(queue, _AT_ONCE)
+                settles = [Settle(queue, d.position, d.fence) for d in deliveries]
+                acks.append(engine.commit(Commit(id="", settles=settles)))
+                done += len(deliveries)
+            await asyncio.gather(*acks)
+        memory = resident_mb()
+        await engine.close()
+    return {"rate": done / watch.seconds, "rss_mb": memory}
+
+
+async def _in_process(n: int) -> dict[str, float]:
+    code = f"import asyncio, json; from bench.backlog import one_size; print(json.dumps(asyncio.run(one_size({n}))))"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the run with {n} messages failed")
+    found: dict[str, float] = json.loads(output)
+    return found
+
+
+async def backlog(n: int = LARGE) -> Report:
+    small, large = await _in_process(SMALL), await _in_process(n)
+    return Report(
+        bench="backlog",
+        n=n,
+        rate_s=round(large["rate"]),
+        floor_s=round(small["rate"]),
+        ratio=round(large["rate"] / small["rate"], 3),
+        rss_mb=large["rss_mb"],
+        details={"small_n": SMALL, "small_rss_mb": small["rss_mb"]},
+        versions=versions(),
+    )

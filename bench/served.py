@@ -1,0 +1,25 @@
+"""Running an app in this process for a benchmark, without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from headwater.app import App
+from headwater.clock import SystemClock
+from headwater.engines import make_engine
+from headwater.runtime.supervisor import Supervisor
+
+
+@asynccontextmanager
+async def running(folder: Path, *apps: App[Any]) -> AsyncIterator[Supervisor]:
+    clock = SystemClock()
+    supervisor = Supervisor(apps, make_engine(f"sqlite:{folder / 'store'}", clock=clock), clock)
+    await supervisor.start()
+    await supervisor.serve()
+    try:
+        yield supervisor
+    finally:
+        await supervisor.stop(5)
