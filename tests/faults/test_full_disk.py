@@ -16,8 +16,9 @@ import pytest
 
 from headwater.clock import SystemClock
 from headwater.codec import encode_json
+from headwater.engines.sqlite.board import Board
 from headwater.engines.sqlite.engine import SqliteEngine
-from headwater.errors import CommitUnknown, StoreError, StoreFull
+from headwater.errors import CommitUnknown, StoreFull
 from headwater.unit import Commit
 from tests.faults.failing_disk import FailingVFS, Fault
 from tests.faults.workload import CATALOG, Load, audit, checkpoint, counted, drain, published, restocked
@@ -198,18 +199,26 @@ def test_an_io_error_leaves_the_outcome_unknown_and_stops_the_store(tmp_path: Pa
         asyncio.run(scenario(vfs))
 
 
-def test_a_store_cannot_be_opened_where_its_board_finds_no_room(tmp_path: Path) -> None:
+def test_a_board_that_finds_no_room_is_refused_before_it_is_stored_to(tmp_path: Path) -> None:
     """A page of the board without room on the disk would kill the process when it is stored to."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)], check=False, capture_output=True
-    ).returncode:
-        folder = Path("/dev/full")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
     try:
-        with pytest.raises(StoreError) as refused:
-            asyncio.run(opened(folder))
-        assert refused.value.hint
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            Board(tmp_path / "board" if mounted else Path("/dev/full"))
     finally:
-        if folder.is_dir():
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_a_file_system_without_room_for_a_store_is_named_at_open(tmp_path: Path) -> None:
+    async def scenario(vfs: FailingVFS) -> None:
+        vfs.fault = "full"
+        with pytest.raises(StoreFull) as refused:
+            await opened(tmp_path / "store", vfs)
+        assert refused.value.hint
+        vfs.fault = ""
+        await (await opened(tmp_path / "store", vfs)).close()
+
+    with failing(tmp_path) as vfs:
+        asyncio.run(scenario(vfs))

@@ -155,6 +155,8 @@ def test_a_task_that_fails_leaves_no_transaction_behind(tmp_path: Path, durable:
         with pytest.raises(StoreError, match="half way"):
             await engine.writer.run(work, durable=durable)
         await engine.commit(counted(1))
+        await engine.close()
+        await engine.open()
         assert await engine.check() == []
 
     run(tmp_path, scenario)

@@ -16,7 +16,8 @@ from headwater.errors import HeadwaterError, StoreDamaged, StoreError, StoreFull
 from headwater.ids import new_id
 
 FORMAT = 1
-_CHUNKS = (256, 64, 16, 4, 1)
+_CHUNKS = (*range(512, 64, -32), *range(64, 16, -8), *range(16, 0, -1))
+"""How many rows a statement may have: few enough sizes that all stay prepared, close enough for one or two each."""
 Row = tuple[Any, ...]
 
 
