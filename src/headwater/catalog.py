@@ -184,7 +184,7 @@ class Router:
             for source in by_source
         }
         self._plain = {
-            source: tuple(leg.plain for leg in legs if leg.plain)
+            source: tuple({leg.queue: leg.plain for leg in reversed(legs) if leg.plain}.values())
             for source, legs in self._legs.items()
             if all(leg.plain for leg in legs)
         }

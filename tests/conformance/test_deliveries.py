@@ -67,6 +67,17 @@ def _settling(delivery: Delivery, outcome: Any) -> Any:
     return commit
 
 
+async def test_a_tolerant_commit_skips_lost_leases_and_settles_the_rest(shop: Store) -> None:
+    await shop.send("shop/jobs", 1, 2, 3)
+    first, second, third = await shop.take("shop/jobs", 3)
+    await shop.ack(first)
+    await shop.engine.release([second])
+    (again,) = await shop.take("shop/jobs")
+    await shop.commit(settles=[settle(delivery) for delivery in (first, second, third)], tolerant=True)
+    assert await shop.counts("shop/jobs") == (1, 1, 0, 0)
+    await shop.ack(again)
+
+
 async def test_fence_only_checks_the_lease(shop: Store) -> None:
     await shop.send("shop/jobs", 1)
     (delivery,) = await shop.take("shop/jobs")

@@ -16,7 +16,27 @@ ROWS = TableSpec(name="shop/rows", partition="id", indexes=(BY_KIND, BY_RANK, BY
 WORDS = TableSpec(name="shop/words", partition="id", sort="word")
 NUMBERS = TableSpec(name="shop/numbers", partition="id", sort="n")
 LAST = "\U0010ffff"
-STRINGS = ["", "A", "Z", "a", "a b", "a%", "a/b", "ab", "abc", "aÿ", "b", "é", "\ud7ff", "\uffff", "😀", LAST, LAST * 6]
+STRINGS = [
+    "",
+    "A",
+    "Z",
+    "a",
+    "a b",
+    "a%",
+    "a/b",
+    "ab",
+    "abc",
+    "aÿ",
+    "a😀",
+    "a" + LAST * 6,
+    "b",
+    "é",
+    "\ud7ff",
+    "\uffff",
+    "😀",
+    LAST,
+    LAST * 6,
+]
 INTEGERS = [-(2**63), -(2**53) - 1, -10, -9, -1, 0, 1, 9, 10, 2**53 + 1, 2**63 - 1]
 
 

@@ -100,6 +100,31 @@ async def test_a_lease_that_is_read_again_is_not_handed_out_again(shop: Store) -
     assert (data(last), last.receives) == (1, 3)
 
 
+async def test_a_suspect_behind_others_is_not_handed_out_again(shop: Store) -> None:
+    await shop.send("shop/jobs", *range(4))
+    *before, running = await shop.take("shop/jobs", 3)
+    shop.engine.begin(running)
+    await crash(shop)
+    (suspect,) = await shop.engine.suspects("shop/jobs")
+    (first,) = await shop.take("shop/jobs")
+    await shop.ack(suspect)
+    await shop.ack(first)
+    assert await shop.drain("shop/jobs") == [1, 3]
+    assert [data(delivery) for delivery in before] == [0, 1]
+
+
+async def test_a_suspect_behind_others_waits_for_its_retry(shop: Store) -> None:
+    await shop.send("shop/jobs", *range(4))
+    shop.engine.begin((await shop.take("shop/jobs", 3))[2])
+    await crash(shop)
+    (suspect,) = await shop.engine.suspects("shop/jobs")
+    await shop.take("shop/jobs")
+    await shop.retry(suspect, 0.5)
+    assert await shop.drain("shop/jobs") == [1, 3]
+    await shop.advance(0.5)
+    assert [delivery.receives for delivery in await shop.take("shop/jobs")] == [3]
+
+
 async def test_a_suspect_holds_back_its_group(shop: Store) -> None:
     for item in ("a1", "a2", "b1"):
         await shop.send("shop/fifo", item, group=item[0])
@@ -137,6 +162,18 @@ async def test_groups_longer_than_the_window(shop: Store) -> None:
     await shop.advance(1)
     found = await shop.drain("shop/fifo")
     assert {group: [item for item in found if item[0] == group] for group in "abc"} == expected
+
+
+async def test_sending_to_a_long_group_while_it_is_consumed(shop: Store) -> None:
+    await shop.ready("shop/fifo")
+    seen = []
+    for n in range(0, 40, 4):
+        await shop.send("shop/fifo", *range(n, n + 4), group="g")
+        for _ in range(2):
+            (delivery,) = await shop.take("shop/fifo")
+            seen.append(data(delivery))
+            await shop.ack(delivery)
+    assert seen + await shop.drain("shop/fifo") == list(range(40))
 
 
 async def test_more_parked_groups_than_the_window_holds(shop: Store) -> None:

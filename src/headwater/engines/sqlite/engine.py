@@ -267,6 +267,7 @@ class SqliteEngine(Upkeep):
             trial.subscriptions = self.state.subscriptions
             trial.ids, trial.names = dict(self.state.ids), dict(self.state.names)
             trial.compile()
+            _check_targets(part, trial)
             for old, new in part.renamed.items():
                 _rename(connection, trial, old, new)
             for name in (*part.tables, *part.topics, *part.queues):
@@ -359,6 +360,16 @@ def _part(catalog: Catalog, app: str) -> Catalog:
         renamed={old: new for old, new in catalog.renamed.items() if new.startswith(prefix)},
         consumed=tuple(name for name in catalog.consumed if name.startswith(prefix)),
     )
+
+
+def _check_targets(part: Catalog, state: State) -> None:
+    """Refuse a route to a name that is neither a queue nor a topic of any app."""
+    merged = state.merged()
+    for route in part.routes:
+        if route.target not in merged.queues and route.target not in merged.topics:
+            raise DeclarationError(
+                f"it routes to {route.target!r}, which is no queue or topic", operation="install", resource=route.source
+            )
 
 
 def _check_keys(before: Catalog, after: Catalog) -> None:

@@ -76,6 +76,8 @@ class Upkeep(Queues):
 
     async def sweep(self, history_ms: int, limit: int) -> int:
         oldest_ms = self.present_ms() - history_ms
+        if not self._anything_to_sweep(oldest_ms):
+            return 0
 
         def work(connection: apsw.Connection) -> Any:
             now_ms = self.writer.now_ms()
@@ -87,13 +89,24 @@ class Upkeep(Queues):
             swept = connection.changes()
             rows = fetch(
                 connection,
-                "SELECT seq, id FROM event WHERE seq > ? AND time_ms <= ? ORDER BY seq LIMIT ?",
-                (self._swept, oldest_ms, limit),
+                "SELECT seq, id, time_ms FROM event WHERE seq > ? ORDER BY seq LIMIT ?",
+                (self._swept, limit),
             )
+            # Time never steps back along seq: what follows the first young event is younger still.
+            rows = [(seq, id) for seq, id, time_ms in rows if time_ms <= oldest_ms]
             self._swept = rows[-1][0] if len(rows) == limit else 0
             return swept + _sweep_events(connection, rows, list(self.state.counts))
 
         return int(await self.writer.run(work))
+
+    def _anything_to_sweep(self, oldest_ms: int) -> bool:
+        """Looked up before a commit is spent on it."""
+        claims = fetch(self.reader, "SELECT 1 FROM claim WHERE expires_ms <= ? LIMIT 1", (self.present_ms(),))
+        next_event = fetch(self.reader, "SELECT time_ms FROM event WHERE seq > ? ORDER BY seq LIMIT 1", (self._swept,))
+        old = bool(next_event) and next_event[0][0] <= oldest_ms
+        if not old:
+            self._swept = 0
+        return old or bool(claims)
 
 
 def _sweep_events(connection: apsw.Connection, rows: list[tuple[int, str]], queues: list[int]) -> int:
