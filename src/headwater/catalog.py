@@ -184,7 +184,7 @@ class Router:
             for source in by_source
         }
         self._plain = {
-            source: tuple({leg.queue: leg.plain for leg in reversed(legs) if leg.plain}.values())
+            source: tuple({leg.queue: leg.plain for leg in reversed(legs) if leg.plain}.values())[::-1]
             for source, legs in self._legs.items()
             if all(leg.plain for leg in legs)
         }

@@ -34,7 +34,7 @@ class Caller(msgspec.Struct, frozen=True):
     method: str = ""
 
 
-class Envelope(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Envelope(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """A stored event. `data` is the message, or the new image; `old` the old image; both canonical JSON."""
 
     id: str
@@ -56,7 +56,7 @@ class Envelope(msgspec.Struct, omit_defaults=True, kw_only=True):
     old_schema: int = 1
 
 
-class Delivery(msgspec.Struct, kw_only=True):
+class Delivery(msgspec.Struct, kw_only=True, gc=False):
     """One leased message. `fence` is the lease's fencing token; `receives` counts this attempt too."""
 
     queue: str
@@ -73,7 +73,7 @@ class Delivery(msgspec.Struct, kw_only=True):
         return f"{self.event.id}/{self.queue}"
 
 
-class Event(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+class Event(msgspec.Struct, Generic[T], frozen=True, kw_only=True, gc=False):
     """An immutable fact, as its handler receives it. Attributes map one to one to CloudEvents 1.0.
 
     `attempt` is 1 on the first delivery. `idempotency_key` is the same for every delivery of this event to this
@@ -113,7 +113,7 @@ class Event(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         }
 
 
-class Inserted(Event[T], Generic[T], frozen=True, kw_only=True):
+class Inserted(Event[T], Generic[T], frozen=True, kw_only=True, gc=False):
     """A row that was absent before the commit. `version` is the row's version after it."""
 
     key: Key
@@ -122,7 +122,7 @@ class Inserted(Event[T], Generic[T], frozen=True, kw_only=True):
     old: None = None
 
 
-class Modified(Event[T], Generic[T], frozen=True, kw_only=True):
+class Modified(Event[T], Generic[T], frozen=True, kw_only=True, gc=False):
     """A row whose content the commit changed."""
 
     key: Key
@@ -131,7 +131,7 @@ class Modified(Event[T], Generic[T], frozen=True, kw_only=True):
     version: str
 
 
-class Removed(Event[T], Generic[T], frozen=True, kw_only=True):
+class Removed(Event[T], Generic[T], frozen=True, kw_only=True, gc=False):
     """A row that the commit removed; `expired` when its time to live ended it. `data` is the old image."""
 
     key: Key

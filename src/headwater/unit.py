@@ -18,7 +18,7 @@ MAX_DOCUMENT = 400 * 1024
 MAX_MESSAGE = 256 * 1024
 
 
-class Merge(msgspec.Struct, frozen=True):
+class Merge(msgspec.Struct, frozen=True, gc=False):
     """One update of a document: fields set, numbers added, list items appended, fields removed."""
 
     set: dict[str, Any] = {}
@@ -27,7 +27,7 @@ class Merge(msgspec.Struct, frozen=True):
     unset: tuple[str, ...] = ()
 
 
-class Write(msgspec.Struct):
+class Write(msgspec.Struct, gc=False):
     """The one operation of a commit on one key.
 
     `body` None removes the record (with no merges). `merges` are applied at commit to `body`, or, when
@@ -43,7 +43,7 @@ class Write(msgspec.Struct):
     expired: bool = False
 
 
-class Read(msgspec.Struct, frozen=True):
+class Read(msgspec.Struct, frozen=True, gc=False):
     """A point read to validate: the record still has this version (None: is still absent)."""
 
     table: str
@@ -51,7 +51,7 @@ class Read(msgspec.Struct, frozen=True):
     version: str | None
 
 
-class Emit(msgspec.Struct):
+class Emit(msgspec.Struct, gc=False):
     """An event that is published to its source's routes, or sent straight to `queue`."""
 
     event: Envelope
@@ -61,7 +61,7 @@ class Emit(msgspec.Struct):
     dedup: str = ""
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """The `once` primitive: refuse the commit when (scope, id) is taken and not expired, else take it."""
 
     scope: str
@@ -82,7 +82,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     ended_ms: int = 0
 
 
-class Settle(msgspec.Struct):
+class Settle(msgspec.Struct, gc=False):
     """How a leased delivery ends with this commit; refused with `LeaseLost` when the lease has passed on.
 
     ack, discard and filter remove the message; retry returns it, ready at `ready_ms`; bury moves it to the dead
@@ -98,7 +98,7 @@ class Settle(msgspec.Struct):
     failure: Failure | None = None
 
 
-class Redrive(msgspec.Struct, frozen=True):
+class Redrive(msgspec.Struct, frozen=True, gc=False):
     """A dead letter that joins its queue's tail again, or is discarded. `data` replaces the message."""
 
     id: int
@@ -107,7 +107,7 @@ class Redrive(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class Commit(msgspec.Struct, kw_only=True):
+class Commit(msgspec.Struct, kw_only=True, gc=False):
     """What is applied as a whole. `tolerant`: settles whose lease has passed on are skipped, not refused (for
     acknowledgements without any effect, which then can share a commit)."""
 
@@ -125,7 +125,7 @@ class Commit(msgspec.Struct, kw_only=True):
     tolerant: bool = False
 
 
-class Committed(msgspec.Struct, frozen=True):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """The result of a commit. `duplicates` maps the index of an emit whose deduplication id was taken to the
     id of the event that took it; `missing` lists redrives that named no dead letter."""
 

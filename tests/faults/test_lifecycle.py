@@ -253,12 +253,14 @@ def test_a_kept_queue_does_not_move_the_revision_again(tmp_path: Path) -> None:
 
 
 def test_apps_installed_at_once_cannot_form_a_cycle_together(tmp_path: Path) -> None:
-    def app(name: str, other: str) -> Catalog:
-        route = RouteSpec(source=f"{name}/t", target=f"{other}/t", origin=name)
+    def app(name: str, other: str = "") -> Catalog:
+        routes = (RouteSpec(source=f"{name}/t", target=f"{other}/t", origin=name),) if other else ()
         queues = {f"{name}/q": QueueSpec(name=f"{name}/q")}
-        return Catalog(apps=(name,), topics={f"{name}/t": 1}, queues=queues, routes=(route,))
+        return Catalog(apps=(name,), topics={f"{name}/t": 1}, queues=queues, routes=routes)
 
     async def scenario(engine: SqliteEngine) -> None:
+        await engine.install(app("a"))
+        await engine.install(app("b"))
         outcomes = await asyncio.gather(
             engine.install(app("a", "b")), engine.install(app("b", "a")), return_exceptions=True
         )

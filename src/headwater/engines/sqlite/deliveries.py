@@ -177,7 +177,7 @@ class Deliveries(Records):
         if self._expiry is not None:
             self._expiry.cancel()
         self._expiry_due = deadline
-        self._expiry = self.clock.call_later(max(deadline - self.clock.monotonic(), 0.01), self._expire_leases)
+        self._expiry = self.clock.call_later(max(deadline - self.clock.monotonic(), 0), self._expire_leases)
 
     def _expire_leases(self) -> None:
         self._expiry, self._expiry_due = None, math.inf
@@ -201,32 +201,32 @@ class Deliveries(Records):
                     future.set_result(result)
                 else:
                     future.set_exception(result)
-        if batch is None:
-            return
+        if batch is not None:
+            self._follow(batch)
+
+    def _follow(self, batch: Batch) -> None:
+        """Bring the windows in step with a batch that was committed."""
         lines = self._lines
+        touched: set[_Line] = set()
         for (number, _), (lease, settle) in batch.settled.items():
             line = lines.get(number)
             if line is None or lease.entry is None:
                 continue
+            touched.add(line)
             if settle.outcome == "retry":
                 lease.entry.ready_ms = settle.ready_ms
                 line.window.restore(lease.entry)
             else:
                 line.window.settled(lease.entry)
-            self._set_timer(line)
-            if line.waiters:
-                line.wake()
         for number, entries in batch.fresh.items():
             line = lines.get(number)
             if line is not None:
-                self._offer(line, entries)
-
-    def _offer(self, line: _Line, entries: list[Entry]) -> None:
-        offer = line.window.offer
-        for entry in entries:
-            offer(entry)
-        self._set_timer(line)
-        if line.waiters:
+                touched.add(line)
+                offer = line.window.offer
+                for entry in entries:
+                    offer(entry)
+        for line in touched:
+            self._set_timer(line)
             line.wake()
 
     def _set_timer(self, line: _Line) -> None:

@@ -16,7 +16,7 @@ encode_envelope = msgspec.msgpack.Encoder().encode
 decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 
 
-class Entry(msgspec.Struct, eq=False):
+class Entry(msgspec.Struct, eq=False, gc=False):
     """A waiting message in memory."""
 
     position: int
@@ -29,7 +29,7 @@ class Entry(msgspec.Struct, eq=False):
     sent_ms: int
 
 
-class Lease(msgspec.Struct, eq=False):
+class Lease(msgspec.Struct, eq=False, gc=False):
     """`entry` None: held while the message is removed; `refused` is then what a consumer took in vain."""
 
     delivery: Delivery
