@@ -261,7 +261,11 @@ class App(Generic[S]):
         """
 
         def register(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            self._register(feed, fn, batch, when, options)
+            try:
+                self._register(feed, fn, batch, when, options)
+            except DeclarationError as error:
+                error.message = f"{error.message}, at {place_of(fn) or repr(fn)}"
+                raise
             return fn
 
         return cast("Register[Any]", register)
@@ -274,6 +278,7 @@ class App(Generic[S]):
         when: Callable[[Any], bool] | None,
         options: HandlerOptions,
     ) -> None:
+        _check_handler(fn, batch, options)
         name = options.get("name") or getattr(fn, "__name__", "handler").replace("_", "-")
         queue = self._consume(feed, name, options) if isinstance(feed, Source) else self._consume_queue(feed, options)
         place = place_of(fn)
@@ -282,7 +287,7 @@ class App(Generic[S]):
                 f"it has a handler already, at {self.handlers[queue].place}",
                 operation="declare handler",
                 resource=queue,
-                hint=f"a queue has one handler (this one is at {place}); route the source to a second queue",
+                hint="a queue has one handler; route the source to a second queue",
             )
         timeout = options.get("timeout")
         self.handlers[queue] = HandlerSpec(
@@ -360,6 +365,22 @@ def _queue_spec(name: str, options: Mapping[str, Any]) -> QueueSpec:
     if fields.get("visibility_ms", 1) < 1:
         raise DeclarationError("visibility must be more than 0", operation="declare queue", resource=name)
     return QueueSpec(name=name, **fields)
+
+
+def _check_handler(fn: Callable[..., Any], batch: int, options: Mapping[str, Any]) -> None:
+    problem = ""
+    try:
+        inspect.signature(fn).bind(None)
+    except TypeError:
+        problem = "a handler takes one argument: the event, or with batch= the list of events"
+    except ValueError:  # a builtin without a signature
+        pass
+    if batch < 0 or options.get("concurrency", 1) < 1:
+        problem = "batch= and concurrency= are at least 1"
+    if "timeout" in options and options["timeout"] is not None and to_ms(options["timeout"]) < 1:
+        problem = "timeout= is more than 0"
+    if problem:
+        raise DeclarationError(problem, operation="declare handler", resource=getattr(fn, "__name__", ""))
 
 
 def _in_thread(fn: Callable[..., Any], options: Mapping[str, Any]) -> bool:

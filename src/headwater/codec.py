@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from functools import cache
+from typing import Annotated, Any, Generic, TypeVar, cast, get_type_hints
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -55,6 +56,17 @@ def check_json(value: Any, path: str = "") -> None:
             raise InvalidValue(f"{path or 'value'} has the type {type(value).__name__}", hint="use JSON types")
 
 
+def _check_finite(value: Any) -> None:
+    if isinstance(value, float):
+        check_json(value)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _check_finite(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            _check_finite(item)
+
+
 def encode_checked(plain: Any) -> bytes:
     """Encode JSON types canonically; `check_json` looks only where the bytes give reason to.
 
@@ -83,7 +95,10 @@ def _pydantic(model: type[Any]) -> Codec[Any]:
     def encode(value: Any) -> bytes:
         if not isinstance(value, model):
             raise InvalidValue(f"expected {model.__name__}, got {type(value).__name__}")
-        return encode_checked(dump(value, mode="json", by_alias=True))
+        body = encode_checked(dump(value, mode="json", by_alias=True))
+        if b"null" in body:
+            _check_finite(dump(value))  # pydantic writes NaN and infinities in fields of any type as null
+        return body
 
     def decode(data: bytes) -> Any:
         try:
@@ -107,7 +122,7 @@ def _msgspec(model: type[Any]) -> Codec[Any]:
     def decode(data: bytes) -> Any:
         try:
             return decoder.decode(data)
-        except msgspec.ValidationError as error:
+        except msgspec.DecodeError as error:
             raise InvalidValue(f"not a {model.__name__}: {error}") from error
 
     return Codec(model, encode, decode)
@@ -137,6 +152,55 @@ def _build(model: Any) -> Codec[Any]:
     raise DeclarationError(
         f"{model!r} is not a model", hint="use a pydantic model, a msgspec Struct, a dataclass or dict"
     )
+
+
+def attribute_of(model: type[Any], stored: str) -> str:
+    """The attribute that holds the field of this stored (JSON) name."""
+    if issubclass(model, BaseModel):
+        names = {field.serialization_alias or name: name for name, field in model.model_fields.items()}
+    elif issubclass(model, msgspec.Struct):
+        names = {field.encode_name: field.name for field in msgspec.structs.fields(model)}
+    else:
+        names = {}
+    return names.get(stored, stored)
+
+
+@cache
+def _field_adapter(model: type[BaseModel], attribute: str) -> TypeAdapter[Any]:
+    field = model.model_fields[attribute]
+    wanted: Any = Annotated[field.annotation, field]
+    return TypeAdapter(wanted)
+
+
+def encode_field(model: type[Any], stored: str, value: Any) -> Any:
+    """One field's value as JSON types, checked against its declared type; raises `InvalidValue` naming the field."""
+    plain = _plain(value)
+    attribute = attribute_of(model, stored)
+    try:
+        if issubclass(model, BaseModel):
+            adapter = _field_adapter(model, attribute)
+            return adapter.dump_python(adapter.validate_json(encode_json(plain)), mode="json", by_alias=True)
+        if not issubclass(model, dict):
+            wanted = get_type_hints(model, include_extras=True)[attribute]
+            return msgspec.to_builtins(msgspec.convert(plain, wanted, strict=True), str_keys=True)
+    except ValidationError as error:
+        raise InvalidValue(f"{stored}: {error.errors()[0]['msg']}") from error
+    except msgspec.ValidationError as error:
+        raise InvalidValue(f"{stored}: {error}") from error
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return msgspec.to_builtins(value, str_keys=True, enc_hook=_dump_model)
+    except (TypeError, ValueError) as error:
+        raise InvalidValue(str(error)) from error
+
+
+def _dump_model(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", by_alias=True)
+    raise TypeError(f"{type(value).__name__} is no JSON type")
 
 
 def field_names(model: type[Any]) -> frozenset[str] | None:

@@ -13,7 +13,7 @@ from headwater.durations import Duration, to_ms
 from headwater.errors import DeclarationError, HeadwaterError, InvalidValue
 from headwater.events import Event
 from headwater.sources import Feed, Pattern, Source, Target
-from headwater.work import UnitOfWork, alone
+from headwater.work import UnitOfWork, current
 
 if TYPE_CHECKING:
     from headwater.app import App
@@ -44,12 +44,10 @@ class Topic(Target, Source[Event[T]], Generic[T]):
             raise DeclarationError("another app's topic can be consumed only", operation="publish", resource=self.name)
         body = _encode(self, data)
         names = dict(attributes) if attributes else {}
-        binding = self.app.binding
-
-        async def work(unit: UnitOfWork) -> str:
-            return unit.publish(self.name, body, names, dedup=dedup)
-
-        return await alone(binding.engine, binding.clock, work)
+        outer = current.get()
+        unit = outer or UnitOfWork(self.app.binding.engine)
+        id = unit.publish(self.name, body, names, dedup=dedup)
+        return id if outer else unit.duplicate_of(id, await unit.commit())
 
     async def subscribe(
         self, target: str, *, match: Pattern | None = None, group: str = "", delay: Duration | None = None
@@ -91,12 +89,10 @@ class Queue(Target, Feed[Event[T]], Generic[T]):
         body = _encode(self, data)
         delay_ms = None if delay is None else to_ms(delay)
         dedup = _content_hash(body) if dedup == "content" else dedup
-        binding = self.app.binding
-
-        async def work(unit: UnitOfWork) -> str:
-            return unit.send(self.name, body, group=group, dedup=dedup, delay_ms=delay_ms, unordered=True)
-
-        return await alone(binding.engine, binding.clock, work)
+        outer = current.get()
+        unit = outer or UnitOfWork(self.app.binding.engine)
+        id = unit.send(self.name, body, group=group, dedup=dedup, delay_ms=delay_ms, unordered=True)
+        return id if outer else unit.duplicate_of(id, await unit.commit())
 
 
 def _encode(resource: Topic[T] | Queue[T], data: T) -> bytes:

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from headwater.catalog import TableSpec, index_entry
-from headwater.codec import INT64, Codec, check_json, codec_for, decode_json, field_names
+from headwater.codec import (
+    INT64,
+    Codec,
+    attribute_of,
+    check_json,
+    codec_for,
+    decode_json,
+    encode_field,
+    field_names,
+)
 from headwater.decoding import Decode, Upgrade, event_decoder, upgraded
-from headwater.engine import Query, Record
+from headwater.engine import Query, Record, RecordPage
 from headwater.errors import ConditionFailed, DeclarationError, InvalidValue, TooLarge
 from headwater.events import Change, Delivery, Inserted, Key, KeyPart, Modified, Removed
 from headwater.patterns import compile_pattern, explain
@@ -66,7 +75,7 @@ class Table(Source[Change[T]], Generic[T]):
     """Declared by `app.table`. Every call is a commit of its own, or part of the current unit of work.
 
     Reads see committed rows and the unit's own writes; rows past their time to live are absent. All calls raise
-    `InvalidValue` for a bad key or value and `UnknownResource` when the app is not running.
+    `InvalidValue` for a bad key or value and `DeclarationError` when the app is not running.
     """
 
     ordered_by = "$subject"
@@ -79,6 +88,7 @@ class Table(Source[Change[T]], Generic[T]):
         self.upgrade = upgrade
         self.codec: Codec[T] = codec_for(model)
         self._fields = field_names(model)
+        self._attributes = {name: attribute_of(model, name) for name in (spec.partition, spec.sort)}
         self.inserted: Source[Inserted[T]] = ChangeSource(self, ("inserted",))
         self.modified: Source[Modified[T]] = ChangeSource(self, ("modified",))
         self.removed: Source[Removed[T]] = ChangeSource(self, ("removed",))
@@ -100,7 +110,7 @@ class Table(Source[Change[T]], Generic[T]):
 
     def _run(self, work: Callable[[UnitOfWork], Awaitable[R]]) -> Awaitable[R]:
         binding = self.app.binding
-        return alone(binding.engine, binding.clock, work)
+        return alone(binding.engine, work)
 
     def check_fields(self) -> None:
         """Refuse a declaration that names fields which the model does not have."""
@@ -129,6 +139,8 @@ class Table(Source[Change[T]], Generic[T]):
         return parts[0], parts[1] if expected == 2 else ""
 
     def _check_part(self, part: object) -> None:
+        if type(part) is str and 0 < len(part) <= MAX_KEY and part.isascii():
+            return
         match part:
             case bool() | None:
                 raise self._invalid(f"{part!r} is no key")
@@ -156,7 +168,7 @@ class Table(Source[Change[T]], Generic[T]):
             if missing:
                 raise self._invalid(f"the row has no field {missing[0]!r}, which is part of the key")
             return self.key(*(value[name] for name in names))
-        return self.key(*(getattr(value, name) for name in names))
+        return self.key(*(getattr(value, self._attributes[name]) for name in names))
 
     def _encode(self, value: T) -> bytes:
         try:
@@ -197,7 +209,7 @@ class Table(Source[Change[T]], Generic[T]):
 
     def _with_schema(self, unit: UnitOfWork, key: Key, record: Record | None) -> Record | None:
         """What the unit wrote itself has the present model version."""
-        if record is not None and key in unit.own_writes(self.name):
+        if record is not None and unit.wrote(self.name, key):
             return msgspec.structs.replace(record, schema=self.spec.schema)
         return record
 
@@ -215,19 +227,21 @@ class Table(Source[Change[T]], Generic[T]):
         that there is none, `where` is a pattern on the present row. Raises `ConditionFailed`. A row equal to the
         present one gets a new version and makes no change event.
         """
-        key, body = self.key_of(value), self._encode(value)
+        body, key = self._encode(value), self.key_of(value)
         if if_version is None and not if_absent and where is None:
-            return await self._run(lambda unit: self._put(unit, key, body))
+            outer = current.get()
+            unit = outer or UnitOfWork(self.app.binding.engine)
+            version = unit.write(Write(self.name, key, unit.next_id(), body))
+            if outer is None:
+                await unit.commit()
+            return version
 
         async def work(unit: UnitOfWork) -> str:
             present = await unit.read(self.name, key)
             self._check(present, key, if_version, if_absent, where)
-            return await self._put(unit, key, body)
+            return unit.write(Write(self.name, key, unit.next_id(), body))
 
         return await self._run(work)
-
-    async def _put(self, unit: UnitOfWork, key: Key, body: bytes) -> str:
-        return unit.write(Write(self.name, key, unit.next_id(), body))
 
     def _check(
         self, present: Record | None, key: Key, if_version: str | None, if_absent: bool, where: Pattern | None
@@ -236,11 +250,11 @@ class Table(Source[Change[T]], Generic[T]):
         if if_absent and present is not None:
             problem = "the row exists already"
         elif if_version is not None:
-            wanted = if_version.removeprefix("W/").strip('"')
+            wanted = [tag.strip().removeprefix("W/").strip('"') for tag in if_version.split(",")]
             if present is None:
                 problem = "the row is absent"
-            elif wanted not in ("*", present.version):
-                problem = f"the row has the version {present.version}, not {wanted}"
+            elif wanted != ["*"] and present.version not in wanted:
+                problem = f"the row has the version {present.version}, not {' or '.join(wanted)}"
         if problem is None and where is not None:
             compile_pattern(where, place="where")
             row = {} if present is None else decode_json(present.body)
@@ -266,6 +280,7 @@ class Table(Source[Change[T]], Generic[T]):
         """
         checked = self.key(*key)
         merge = self._merge(set or {}, add or {}, append or {}, tuple(unset))
+        merge.set.update(zip((self.spec.partition, self.spec.sort), checked[: len(key)], strict=False))
 
         async def work(unit: UnitOfWork) -> str:
             if where is not None or if_version is not None:
@@ -290,18 +305,27 @@ class Table(Source[Change[T]], Generic[T]):
         append: Mapping[str, Sequence[Any]],
         unset: tuple[str, ...],
     ) -> Merge:
-        plain: dict[str, Any] = msgspec.to_builtins(_dumped({**set}), str_keys=True)
-        items = {name: msgspec.to_builtins(_dumped(list(values)), str_keys=True) for name, values in append.items()}
-        for name in (*plain, *add, *items, *unset):
+        for name in (*set, *add, *append, *unset):
             if self._fields is not None and name not in self._fields:
                 raise InvalidValue(
                     f"{self.model.__name__} has no field {name!r}", operation="update", resource=self.name
                 )
             if name in (self.spec.partition, self.spec.sort):
                 raise InvalidValue(f"{name!r} is part of the key", operation="update", resource=self.name)
+        plain = {name: self._field(name, value) for name, value in set.items()}
+        items = {name: msgspec.to_builtins(_dumped(list(values)), str_keys=True) for name, values in append.items()}
         for value in (plain, dict(add), items):
             check_json(value)
         return Merge(plain, dict(add), items, unset)
+
+    def _field(self, name: str, value: Any) -> Any:
+        if isinstance(value, float):
+            check_json(value, name)
+        try:
+            return encode_field(self.model, name, value)
+        except InvalidValue as error:
+            error.operation, error.resource = "update", self.name
+            raise
 
     async def delete(self, *key: KeyPart, if_version: str | None = None, where: Pattern | None = None) -> None:
         """Remove the row; removing an absent one does nothing. Raises `ConditionFailed`."""
@@ -333,12 +357,11 @@ class Table(Source[Change[T]], Generic[T]):
         """
         query = self._query(prefix, index=index, between=between, limit=limit, cursor=cursor, reverse=reverse)
         page = await self.app.binding.engine.query(query)
-        records, after = page.records, page.next
         unit = current.get()
         if unit is not None:
             unit.check_open()
-            records = await self._overlaid(unit, query, records, last=after is None)
-        return Page([self._decode(record) for record in records], _write_cursor(after))
+            page = await self._overlaid(unit, query, page)
+        return Page([self._decode(record) for record in page.records], _write_cursor(page.next))
 
     def _query(
         self,
@@ -380,41 +403,31 @@ class Table(Source[Change[T]], Generic[T]):
             raise InvalidValue("the cursor is not one of this query's", operation="query", resource=self.name)
         return tuple(found)
 
-    async def _overlaid(self, unit: UnitOfWork, query: Query, records: list[Record], *, last: bool) -> list[Record]:
+    async def _overlaid(self, unit: UnitOfWork, query: Query, page: RecordPage) -> RecordPage:
+        """The page with the unit's own writes in their places."""
         own = unit.own_writes(self.name)
         if not own:
-            return records
-        placed: dict[tuple[Any, ...], Record] = {
-            self._place(query, record) or (): record for record in records if record.key not in own
-        }
-        end = None if last or not records else self._place(query, records[-1])
+            return page
+        placed = [
+            (place, record)
+            for record in page.records
+            if not unit.wrote(self.name, record.key) and (place := self._place(query, record))
+        ]
         for key in own:
             record = self._with_schema(unit, key, await unit.read(self.name, key, validate=False))
-            place = record and self._place(query, record)
-            if record and place and self._covers(query, place, end):
-                placed[place] = record
-        return [placed[place] for place in sorted(placed, reverse=query.reverse)]
+            if record and (place := self._place(query, record)) and _covers(query, place, page.next):
+                placed.append((place, record))
+        placed.sort(key=lambda found: _rank(found[0]), reverse=query.reverse)
+        after = page.next if len(placed) <= query.limit else placed[query.limit - 1][0]
+        return RecordPage([record for _, record in placed[: query.limit]], after)
 
-    def _place(self, query: Query, record: Record) -> tuple[Any, ...] | None:
+    def _place(self, query: Query, record: Record) -> tuple[KeyPart, ...] | None:
         """Where the record stands in the order of the query; None when it is not in the index."""
         if not query.index:
             return record.key
         spec = next(index for index in self.spec.indexes if index.name == query.index)
         entry = index_entry(spec, decode_json(record.body))
         return entry and (*entry, *record.key)
-
-    def _covers(self, query: Query, place: tuple[Any, ...], end: tuple[Any, ...] | None) -> bool:
-        partition, sort = place[0], place[1]
-        ranged = partition if query.partition is None else sort
-        if query.partition is not None and partition != query.partition:
-            return False
-        if query.prefix and not str(ranged).startswith(query.prefix):
-            return False
-        if (query.low is not None and ranged < query.low) or (query.high is not None and ranged > query.high):
-            return False
-        if query.after is not None and (place >= query.after if query.reverse else place <= query.after):
-            return False
-        return end is None or (place >= end if query.reverse else place <= end)
 
     async def replay(self, queue: Queue[Any]) -> int:
         """Put each present row into the queue as an `Inserted` change, for a late subscriber; how many.
@@ -428,6 +441,32 @@ class Table(Source[Change[T]], Generic[T]):
         decode = self.decoder()
         envelopes = await self.app.binding.engine.history(self.name, self.key(*key), limit)
         return [decode(Delivery(queue="", position=0, fence=0, receives=0, event=envelope)) for envelope in envelopes]
+
+
+def _rank(place: tuple[KeyPart, ...]) -> tuple[tuple[bool, KeyPart], ...]:
+    """The order of engines: integers before strings, strings by code point."""
+    return tuple((isinstance(part, str), part) for part in place)
+
+
+def _covers(query: Query, place: tuple[KeyPart, ...], end: tuple[KeyPart, ...] | None) -> bool:
+    """Whether a page of the query that ends at `end` has this place."""
+    ranged = place[0] if query.partition is None else place[1]
+    if query.partition is not None and place[0] != query.partition:
+        return False
+    if query.prefix and not (isinstance(ranged, str) and ranged.startswith(query.prefix)):
+        return False
+    if query.low is not None and _rank((ranged,)) < _rank((query.low,)):
+        return False
+    if query.high is not None and _rank((ranged,)) > _rank((query.high,)):
+        return False
+    here, sign = _rank(place), -1 if query.reverse else 1
+    if query.after is not None and _compare(here, _rank(query.after)) * sign <= 0:
+        return False
+    return end is None or _compare(here, _rank(end)) * sign <= 0
+
+
+def _compare(left: Any, right: Any) -> int:
+    return int(left > right) - int(left < right)
 
 
 def _write_cursor(after: tuple[KeyPart, ...] | None) -> str | None:

@@ -12,17 +12,19 @@ real, on the real engine, with real commits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import httpx
+from anyio.from_thread import start_blocking_portal
 
 from headwater.app import App
 from headwater.clock import Timer
@@ -34,6 +36,17 @@ from headwater.runtime.supervisor import Supervisor
 
 START = "2026-01-01T00:00:00Z"
 IDLE_LIMIT_S = 30.0
+UPKEEP_MOMENTS = 200
+"""In how many steps of one `advance` expiry and retention are looked after, when a second each would be more."""
+
+
+class HarnessOptions(TypedDict, total=False):
+    """What `Harness` takes beside the apps."""
+
+    settings: Mapping[str, Mapping[str, Any]] | None
+    services: Mapping[str, Any] | None
+    start: str
+    store: Path | None
 
 
 class _VirtualTimer:
@@ -96,6 +109,16 @@ class VirtualClock:
             callback()
 
 
+class _Endpoints:
+    """An app's endpoints, looked up at the call: they may be declared after the harness is made."""
+
+    def __init__(self, app: App[Any]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app.http(scope, receive, send)
+
+
 class Harness:
     """Runs the apps together for one test.
 
@@ -120,6 +143,21 @@ class Harness:
         self._clients: list[httpx.AsyncClient] = []
         self._supervisor: Supervisor | None = None
 
+    @classmethod
+    @contextlib.contextmanager
+    def sync(cls, *apps: App[Any], **options: Unpack[HarnessOptions]) -> Iterator[Harness]:
+        """The harness for a plain `def` test, on an event loop in a thread: call all that is async with `wait`.
+
+        with Harness.sync(app) as h:
+            wait(products.put(Product(id="1")))
+            wait(h.run_until_idle())
+        """
+        with (
+            start_blocking_portal(backend="asyncio") as portal,
+            portal.wrap_async_context_manager(cls(*apps, **options)) as harness,
+        ):
+            yield harness
+
     @property
     def supervisor(self) -> Supervisor:
         assert self._supervisor is not None, "the harness is not entered"
@@ -128,33 +166,64 @@ class Harness:
     async def __aenter__(self) -> Harness:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="headwater-"))
-        await self._start()
+        try:
+            await self._start()
+        except BaseException:
+            self._remove_folder()
+            raise
         return self
 
     async def _start(self) -> None:
         for app in self.apps:
             app.configure(self._settings.get(app.name, {}))
         engine = make_engine(f"sqlite:{self._folder}", clock=self.clock)
-        self._supervisor = Supervisor(self.apps, engine, self.clock)
+        self._supervisor = Supervisor(self.apps, engine, self.clock, reach=self._reached(), upkeep=False)
         await self._supervisor.start()
-        for app in self.apps:
-            if app.serves_http:
-                self._supervisor.urls[app.name] = (httpx.ASGITransport(app.http), f"http://{app.name}")
-        for name, service in self._services.items():
-            reached = (None, service) if isinstance(service, str) else (httpx.ASGITransport(service), f"http://{name}")
-            self._supervisor.urls[name] = reached
         await self._supervisor.serve()
+
+    def _reached(self) -> dict[str, tuple[httpx.AsyncBaseTransport | None, str]]:
+        """How the apps call each other, and the services that the test gives."""
+        reached: dict[str, tuple[httpx.AsyncBaseTransport | None, str]] = {
+            app.name: (httpx.ASGITransport(_Endpoints(app)), f"http://{app.name}")
+            for app in self.apps
+            if app.serves_http
+        }
+        for name, service in self._services.items():
+            if isinstance(service, str):
+                reached[name] = (None, service)
+            else:
+                reached[name] = (httpx.ASGITransport(service), f"http://{name}")
+        return reached
 
     async def __aexit__(self, *error: object) -> None:
         for client in self._clients:
             await client.aclose()
-        await self.supervisor.stop(5)
+        self._clients.clear()
+        try:
+            await self.supervisor.stop(5)
+        finally:
+            self._remove_folder()
+
+    def _remove_folder(self) -> None:
         if self._kept is None and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     async def restart(self) -> None:
         """Stop gracefully and start again on the same store."""
         await self.supervisor.stop(5)
+        await self._start()
+
+    async def crash(self) -> None:
+        """Die as a killed process would, and start again on the same store.
+
+        Running handlers end where they stand, without effect; their messages come again, with that receive counted.
+        """
+        assert self._folder is not None
+        board = self._folder / "board"
+        marks = board.read_bytes()
+        await self.supervisor.crash()
+        board.write_bytes(marks)
         await self._start()
 
     def client(self, app: App[Any], *, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
@@ -202,13 +271,19 @@ class Harness:
 
     async def advance(self, **duration: float) -> None:
         """Let time pass (`days=3`, `minutes=5`), firing everything that comes due on the way, in order."""
-        end = self.clock.monotonic() + timedelta(**duration).total_seconds()
+        begin = self.clock.monotonic()
+        end = begin + timedelta(**duration).total_seconds()
+        period = max((end - begin) / UPKEEP_MOMENTS, 1.0)
+        upkeep = begin + period
         await self.run_until_idle()
-        while (due := self.clock.next_timer()) is not None and due <= end:
-            self.clock.move_to(due)
+        while (now := self.clock.monotonic()) < end:
+            due = self.clock.next_timer()
+            moment = min(end, upkeep, end if due is None else max(due, now))
+            self.clock.move_to(moment)
+            if moment in (upkeep, end):
+                upkeep = moment + period
+                await self.supervisor.janitor.tick()
             await self.run_until_idle()
-        self.clock.move_to(end)
-        await self.run_until_idle()
 
     async def messages(self, queue: Queue[Any] | str, limit: int = 100) -> list[Waiting]:
         """What waits in a queue, leased messages included."""

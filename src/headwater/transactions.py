@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
@@ -106,16 +107,17 @@ async def attempt(event: Event[Any]) -> AsyncIterator[None]:
     delivery = _of_event(unit, event)
     blocked = delivery.group in unit.failed_groups
     mark = unit.mark()
-    unit.use(caused_by(delivery))
+    before = unit.use(caused_by(delivery))
+    failure: Exception | None = None
     try:
         yield
     except Exception as error:
+        failure = error
+    finally:
+        unit.use(before)
+    if blocked or failure is not None:
         unit.undo(mark)
-        unit.fail(delivery, error)
-    else:
-        if blocked:
-            unit.undo(mark)
-            unit.failures[delivery.position] = BLOCKED
+        unit.fail(delivery, BLOCKED if blocked or failure is None else failure)
 
 
 _main_loop: list[asyncio.AbstractEventLoop] = []
@@ -126,18 +128,26 @@ def serve_waits(loop: asyncio.AbstractEventLoop) -> None:
     _main_loop[:] = [loop]
 
 
+def end_waits(loop: asyncio.AbstractEventLoop) -> None:
+    """This loop serves no calls any more."""
+    if _main_loop == [loop]:
+        _main_loop.clear()
+
+
 def wait(awaitable: Awaitable[R]) -> R:
     """In a plain `def` handler or endpoint: run an async call of Headwater on the event loop and wait for it.
 
     Raises what the call raises, and `DeclarationError` on the event loop's own thread.
     """
-    if not _main_loop:
-        raise DeclarationError("there is no running server to wait on", operation="wait")
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
         running = None
-    if running is not None:
+    if running is not None or not _main_loop:
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        if running is None:
+            raise DeclarationError("there is no running server to wait on", operation="wait")
         raise DeclarationError("wait() is for threads", operation="wait", hint="write `await` instead")
 
     async def run() -> R:

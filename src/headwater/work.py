@@ -10,13 +10,14 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from headwater.codec import decode_json, encode_json
 from headwater.engine import Engine, Record
-from headwater.errors import Conflict, Discard, InvalidValue, TooLarge, UnitClosed
+from headwater.errors import Conflict, Discard, HeadwaterError, InvalidValue, TooLarge, UnitClosed
 from headwater.events import MESSAGE, Caller, Delivery, Envelope, Key
 from headwater.unit import (
     MAX_MESSAGE,
@@ -31,9 +32,6 @@ from headwater.unit import (
     apply_merge,
     new_commit,
 )
-
-if TYPE_CHECKING:
-    from headwater.clock import Clock
 
 R = TypeVar("R")
 RERUNS = 5
@@ -54,6 +52,9 @@ class Origin(msgspec.Struct, frozen=True):
 NOWHERE = Origin()
 BLOCKED = Exception("an earlier message of the group failed")
 """Stands in `UnitOfWork.failures` for an event that only waits behind a failed one of its group."""
+FILTERED = Exception("filtered")
+"""Stands in `UnitOfWork.failures` for an event that the handler's predicate left out."""
+HARMLESS = (BLOCKED, FILTERED)
 
 
 def caused_by(delivery: Delivery) -> Origin:
@@ -61,37 +62,28 @@ def caused_by(delivery: Delivery) -> Origin:
     return Origin(delivery.message_id, event.caller, event.trace, event.depth + 1)
 
 
+_NO_ENTRIES = cast("dict[Any, Any]", MappingProxyType({}))
+_NO_MEMBERS = cast("set[Any]", frozenset())
+
+
 class UnitOfWork:
     """Collects one commit. `settle` entries of the handled deliveries are added by the runtime."""
 
-    __slots__ = (
-        "_begun",
-        "_operations",
-        "_origin",
-        "_reads",
-        "_validated",
-        "_writes",
-        "closed",
-        "deliveries",
-        "engine",
-        "failed_groups",
-        "failures",
-        "why",
-    )
+    # Most units use few of these: the shared defaults are replaced, never changed.
+    _begun: Commit | None = None
+    _operations = 0
+    _reads: dict[Slot, Record | None] = _NO_ENTRIES
+    _validated: set[Slot] = _NO_MEMBERS
+    _writes: dict[Slot, Write] = _NO_ENTRIES
+    closed = False
+    why = ""
+    deliveries: Sequence[Delivery] = ()
+    failures: dict[int, Exception] = _NO_ENTRIES
+    failed_groups: set[str | None] = _NO_MEMBERS
 
     def __init__(self, engine: Engine, origin: Origin | Delivery = NOWHERE) -> None:
         self.engine = engine
         self._origin = origin
-        self._begun: Commit | None = None
-        self._operations = 0
-        self._reads: dict[Slot, Record | None] = {}
-        self._validated: set[Slot] = set()
-        self._writes: dict[Slot, Write] = {}
-        self.closed = False
-        self.why = ""
-        self.deliveries: Sequence[Delivery] = ()
-        self.failures: dict[int, Exception] = {}
-        self.failed_groups: set[str | None] = set()
 
     @property
     def _commit(self) -> Commit:
@@ -101,11 +93,13 @@ class UnitOfWork:
             self._begun = new_commit(origin.cause, origin.caller, origin.trace, origin.depth)
         return self._begun
 
-    def use(self, origin: Origin) -> None:
-        """Emit what follows as caused by `origin` (batches: the event that is being handled)."""
+    def use(self, origin: Origin) -> Origin:
+        """Emit what follows as caused by `origin` (batches: the event that is being handled); what was before."""
         commit = self._commit
+        before = Origin(commit.cause, commit.caller, commit.trace, commit.depth)
         commit.cause, commit.caller, commit.depth = origin.cause, origin.caller, origin.depth
         commit.trace = origin.trace or commit.trace
+        return before
 
     @property
     def trace(self) -> str:
@@ -137,8 +131,13 @@ class UnitOfWork:
         if write is not None and not write.blind:
             return _written(write, None)
         if slot not in self._reads:
-            self._reads[slot] = await self.engine.read(table, key)
+            record = await self.engine.read(table, key)
+            if not self._reads:
+                self._reads = {}
+            self._reads.setdefault(slot, record)
         if validate:
+            if not self._validated:
+                self._validated = set()
             self._validated.add(slot)
         present = self._reads[slot]
         return present if write is None else _written(write, present)
@@ -146,8 +145,13 @@ class UnitOfWork:
     def write(self, write: Write) -> str:
         """Put or remove: replaces what the unit wrote to the key before."""
         self.check_open()
-        self._writes[write.table, write.key] = write
+        self._set(write)
         return write.version
+
+    def _set(self, write: Write) -> None:
+        if not self._writes:
+            self._writes = {}
+        self._writes[write.table, write.key] = write
 
     def merge(self, table: str, key: Key, merge: Merge) -> str:
         """Update: merged at commit into the present record, or into the unit's own write of the key."""
@@ -158,8 +162,11 @@ class UnitOfWork:
             write = Write(table, key, version, merges=(merge,), blind=True)
         else:
             write = Write(table, key, version, before.body, (*before.merges, merge), before.blind)
-        self._writes[table, key] = write
+        self._set(write)
         return version
+
+    def wrote(self, table: str, key: Key) -> bool:
+        return (table, key) in self._writes
 
     def own_writes(self, table: str) -> list[Key]:
         return [key for of, key in self._writes if of == table]
@@ -217,8 +224,10 @@ class UnitOfWork:
 
     def fail(self, delivery: Delivery, error: Exception) -> None:
         """One event of the batch has failed alone; the later ones of its group wait behind it."""
+        if not self.failures:
+            self.failures, self.failed_groups = {}, set()
         self.failures[delivery.position] = error
-        if delivery.group is not None and not isinstance(error, Discard):
+        if delivery.group is not None and error not in HARMLESS and not isinstance(error, Discard):
             self.failed_groups.add(delivery.group)
 
     def settle(self, settle: Settle) -> None:
@@ -268,7 +277,13 @@ class UnitOfWork:
             )
 
     def commit(self) -> asyncio.Future[Committed]:
-        return self.engine.commit(self.to_commit())
+        """Hand the commit to the engine; never raises itself."""
+        try:
+            return self.engine.commit(self.to_commit())
+        except HeadwaterError as error:
+            refused: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
 
 
 def _written(write: Write, present: Record | None) -> Record | None:
@@ -293,25 +308,29 @@ def leave(token: Token[UnitOfWork | None]) -> None:
     current.reset(token)
 
 
-async def back_off(attempt: int, clock: Clock) -> None:
-    """Wait a little, at random, before re-running work that met a conflict."""
-    await clock.sleep(random.random() * 0.002 * 2**attempt)
+def contention_pause_s(attempt: int) -> float:
+    """How long to wait before re-running work that met a conflict; passes in real time, under a test's clock too."""
+    return random.random() * 0.002 * float(2**attempt)
 
 
-async def alone(engine: Engine, clock: Clock, work: Callable[[UnitOfWork], Awaitable[R]]) -> R:
+async def back_off(attempt: int) -> None:
+    await asyncio.sleep(contention_pause_s(attempt))
+
+
+async def alone(engine: Engine, work: Callable[[UnitOfWork], Awaitable[R]]) -> R:
     """Run one call in the current unit, or as a commit of its own that is re-run on a conflict."""
     unit = current.get()
     if unit is not None:
         return await work(unit)
-    for attempt in range(RERUNS):
+    for attempt in range(RERUNS + 1):
         unit = UnitOfWork(engine)
         result = await work(unit)
         try:
             committed = await unit.commit()
         except Conflict:
-            if attempt == RERUNS - 1:
+            if attempt == RERUNS:
                 raise
-            await back_off(attempt, clock)
+            await back_off(attempt)
         else:
             if committed.duplicates and isinstance(result, str):
                 return unit.duplicate_of(result, committed)  # type: ignore[return-value]

@@ -247,9 +247,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 WILDCARDS = st.lists(st.sampled_from(["a", "b", "\\*", "\\\\"]), max_size=3).flatmap(
-    lambda parts: st.sampled_from(
-        ["".join(parts), "*".join(parts), "*" + "".join(parts), "".join(parts) + "*"]
-    )
+    lambda parts: st.sampled_from(["".join(parts), "*".join(parts), "*" + "".join(parts), "".join(parts) + "*"])
 )
 FOLDED = st.fixed_dictionaries({"equals-ignore-case": TEXTS})
 TEXT_OPERATORS = {"prefix": TEXTS, "suffix": TEXTS, "equals-ignore-case": TEXTS, "wildcard": WILDCARDS}
@@ -283,9 +281,7 @@ def objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.one_of(fields, branches, st.tuples(fields, branches).map(lambda both: {**both[0], **both[1]}))
 
 
-PATTERNS: st.SearchStrategy[dict[str, Any]] = objects(
-    st.recursive(ALTERNATIVES, objects, max_leaves=4)
-) | st.just({})
+PATTERNS: st.SearchStrategy[dict[str, Any]] = objects(st.recursive(ALTERNATIVES, objects, max_leaves=4)) | st.just({})
 
 
 @given(PATTERNS, st.dictionaries(NAMES, JSON, max_size=4) | JSON)
@@ -316,9 +312,7 @@ def test_anything_but_is_the_negation_of_literals_on_scalars(literals: list[Any]
 
 
 @given(st.sampled_from(list(TEXT_OPERATORS)), st.data(), LEAF_DATA)
-def test_anything_but_is_the_negation_of_text_operators_on_scalars(
-    name: str, draw: st.DataObject, leaf: Any
-) -> None:
+def test_anything_but_is_the_negation_of_text_operators_on_scalars(name: str, draw: st.DataObject, leaf: Any) -> None:
     texts = draw.draw(st.lists(TEXT_OPERATORS[name], min_size=1, max_size=3))
     excluded = compile_pattern({"f": [{"anything-but": {name: texts}}]})({"f": leaf})
     assert excluded is not compile_pattern({"f": [{name: text} for text in texts]})({"f": leaf})

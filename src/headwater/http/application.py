@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
-from headwater.app import App
 from headwater.errors import HeadwaterError, status_of
 from headwater.http.answers import error_body
 from headwater.http.unit_layer import UnitLayer
+
+if TYPE_CHECKING:
+    from headwater.app import App
 
 
 def make_http(app: App[Any]) -> FastAPI:

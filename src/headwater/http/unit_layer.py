@@ -13,12 +13,11 @@ for statuses of 400 and above: they had no effect, so trying again is right.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headwater.app import App
 from headwater.engine import AlreadyClaimed
 from headwater.errors import (
     Conflict,
@@ -31,9 +30,12 @@ from headwater.errors import (
     status_of,
 )
 from headwater.http.answers import error_body
-from headwater.ids import new_id
+from headwater.http.lifespan import state_of
 from headwater.unit import Claim
 from headwater.work import RERUNS, Origin, UnitOfWork, back_off, current
+
+if TYPE_CHECKING:
+    from headwater.app import App
 
 BUFFER = 1024 * 1024
 MAX_BODY = 16 * 1024 * 1024
@@ -65,22 +67,27 @@ class UnitLayer:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
+        if state := state_of(scope.get("app")):
+            scope["state"] = {**state, **scope.get("state", {})}
         request = _Request(scope, receive)
         try:
-            await request.read()
+            if not await request.read():
+                return
             key = request.header(b"idempotency-key")
             if key is None or scope["method"] not in _WRITES:
                 await self._run(request, send, None)
             else:
                 await self._once(request, send, key.decode("latin-1"))
         except HeadwaterError as error:
+            if request.answered:
+                raise
             await _answer(send, error)
 
     async def _once(self, request: _Request, send: Send, key: str) -> None:
         """Run a request with an idempotency key, or answer from what its first run kept."""
         if not 0 < len(key) <= 255:
             raise InvalidValue("an Idempotency-Key has 1 to 255 characters", operation="request")
-        if not request.complete:
+        if not request.in_memory:
             raise TooLarge(f"a request with an Idempotency-Key has at most {BUFFER} bytes", operation="request")
         scope = f"http:{self._app.name}:{request.caller}:{request.scope['method']} {request.scope['path']}"
         if (scope, key) in self._running:
@@ -94,32 +101,46 @@ class UnitLayer:
                 except AlreadyClaimed as taken:
                     kept = taken.result
             if kept is not None:
-                await _replay(send, kept, request.fingerprint)
+                await _replay(send, kept, request)
         finally:
             self._running.discard((scope, key))
 
     async def _run(self, request: _Request, send: Send, claim: tuple[str, str] | None) -> None:
         binding = self._app.binding
-        for attempt in range(RERUNS):
+        for attempt in range(RERUNS + 1):
             unit = UnitOfWork(binding.engine, request.origin)
             response = _Response(unit, send, request, claim)
             if claim is not None:
                 response.expires_ms = await binding.engine.now_ms() + IDEMPOTENCY_MS
-            token = current.set(unit)
-            try:
-                await self._inner(request.scope, request.receive, response.send)
-            except BaseException:
-                if response.refusal is None:
-                    raise
-            finally:
-                unit.close("its request ended")
-                current.reset(token)
-            if response.refusal is None:
+            refusal = await self._attempt(request, unit, response, last=attempt == RERUNS)
+            if refusal is None:
                 return
-            if not isinstance(response.refusal, Conflict) or not request.repeatable or attempt == RERUNS - 1:
-                raise response.refusal
+            if not isinstance(refusal, Conflict) or not request.repeatable or attempt == RERUNS:
+                raise refusal
             request.rewind()
-            await back_off(attempt, binding.clock)
+            await back_off(attempt)
+
+    async def _attempt(
+        self, request: _Request, unit: UnitOfWork, response: _Response, *, last: bool
+    ) -> HeadwaterError | None:
+        """Run the application once; why its commit was refused. An exception after stale reads is a conflict."""
+        token = current.set(unit)
+        try:
+            await self._inner(request.scope, request.receive, response.send)
+        except Exception:
+            if response.refusal is not None:
+                return response.refusal
+            if request.answered or last or not request.repeatable:
+                raise
+            stale = await unit.stale()
+            if stale is None:
+                raise
+            return Conflict(f"{stale} changed after it was read", operation="request")
+        finally:
+            if not unit.closed:
+                unit.close("its request ended")
+            current.reset(token)
+        return response.refusal
 
 
 class _Request:
@@ -132,9 +153,13 @@ class _Request:
         self._chunks: list[Message] = []
         self._at = 0
         self._size = 0
+        self._scope_before = dict(scope)
         self.complete = False
+        self.in_memory = False
+        self.answered = False
+        self.refusal: HeadwaterError | None = None
         trace = _trace_of(self._headers.get(b"traceparent"))
-        self.origin = Origin(f"{scope['method']} {scope.get('root_path', '')}{_path(scope)}", None, trace or new_id())
+        self.origin = Origin(f"{scope['method']} {scope.get('root_path', '')}{_path(scope)}", None, trace)
 
     def header(self, name: bytes) -> bytes | None:
         return self._headers.get(name)
@@ -154,21 +179,26 @@ class _Request:
     @property
     def repeatable(self) -> bool:
         endpoint = self.scope.get("endpoint")
-        return self.complete and not getattr(endpoint, "__headwater_no_rerun__", False)
+        return self.in_memory and not getattr(endpoint, "__headwater_no_rerun__", False)
 
-    async def read(self) -> None:
-        """Read the body until it ends or the buffer is full."""
+    async def read(self) -> bool:
+        """Read the body until it ends or the buffer is full; False when the client has gone."""
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > MAX_BODY:
             raise _too_large()
         while not self.complete and self._size < BUFFER:
-            await self._read_chunk()
+            message = await self._read_chunk()
+            if message["type"] == "http.disconnect":
+                return False
+        self.in_memory = self.complete
+        return True
 
     async def _read_chunk(self) -> Message:
         message = await self._receive()
         self._size += len(message.get("body", b""))
         if self._size > MAX_BODY:
-            raise _too_large()
+            self.refusal = _too_large()
+            raise self.refusal
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             self.complete = True
         self._chunks.append(message)
@@ -188,8 +218,8 @@ class _Request:
 
     def rewind(self) -> None:
         self._at = 0
-        self.scope.pop("endpoint", None)
-        self.scope.pop("path_params", None)
+        self.scope.clear()
+        self.scope.update(self._scope_before)
 
 
 class _Response:
@@ -207,21 +237,26 @@ class _Response:
     async def send(self, message: Message) -> None:
         if self.refusal is not None:
             raise _Refused
-        if self._claim is not None:
-            await self._keep(message)
-            return
         if message["type"] == "http.response.start":
-            await self._commit(message["status"])
+            if message["status"] >= 400 and self._request.refusal is not None:
+                self.refusal = self._request.refusal  # a body beyond the limit, which the framework calls unreadable
+                raise _Refused
             message["headers"] = [*message["headers"], (b"headwater-trace", self._unit.trace.encode())]
-        await self._send(message)
+            if self._claim is None:
+                await self._commit(message["status"])
+                self._request.answered = True
+            else:
+                self._unit.close("its response has started")
+        if self._claim is None:
+            await self._send(message)
+        else:
+            await self._keep(message)
 
     async def _commit(self, status: int) -> None:
         unit = self._unit
-        if status >= 400:
-            unit.close("its request failed")
-        elif not unit.writes_anything:
-            unit.close("its response has started")
-        else:
+        writes = unit.writes_anything
+        unit.close("its request failed" if status >= 400 else "its response has started")
+        if status < 400 and writes:
             try:
                 await unit.commit()
             except HeadwaterError as error:
@@ -234,8 +269,11 @@ class _Response:
             return
         start = self._kept[0]
         if start["status"] < 400:
-            self._unit.claim(self._stored(start))
+            claim = self._stored(start)
+            self._unit.closed = False
+            self._unit.claim(claim)
         await self._commit(start["status"])
+        self._request.answered = True
         for kept in self._kept:
             await self._send(kept)
         self._kept.clear()
@@ -249,7 +287,6 @@ class _Response:
                 operation="request",
             )
             raise _Refused
-        start["headers"] = [*start["headers"], (b"headwater-trace", self._unit.trace.encode())]
         answer = StoredAnswer(self._request.fingerprint, start["status"], list(start["headers"]), body)
         return Claim(*self._claim, self.expires_ms, msgspec.msgpack.encode(answer))
 
@@ -279,12 +316,13 @@ def _too_large() -> TooLarge:
     return TooLarge(f"the request's body is larger than {MAX_BODY} bytes", operation="request")
 
 
-async def _replay(send: Send, kept: bytes, fingerprint: str) -> None:
+async def _replay(send: Send, kept: bytes, request: _Request) -> None:
     answer = msgspec.msgpack.decode(kept, type=StoredAnswer)
-    if answer.fingerprint != fingerprint:
+    if answer.fingerprint != request.fingerprint:
         raise IdempotencyMismatch(
             "the Idempotency-Key was used with another request", operation="request", hint="use a new key"
         )
+    request.answered = True
     headers = [*answer.headers, (b"idempotent-replayed", b"true")]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

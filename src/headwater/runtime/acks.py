@@ -26,6 +26,8 @@ class Acks:
         self._clock = clock
         self._ended = ended
         self._waiting: list[Settle] = []
+        self.resting = 0
+        """How many wait for room on the disk."""
 
     def add(self, settle: Settle) -> None:
         if not self._waiting:
@@ -40,9 +42,14 @@ class Acks:
         future = self._engine.commit(Commit(id="", settles=settles, tolerant=True))
         future.add_done_callback(lambda done: self._done(done, settles))
 
+    def _wake(self, settles: list[Settle]) -> None:
+        self.resting -= len(settles)
+        self._submit(settles)
+
     def _done(self, future: asyncio.Future[Committed], settles: list[Settle]) -> None:
         error = None if future.cancelled() else future.exception()
         if isinstance(error, StoreFull):
-            self._clock.call_later(FULL_DISK_PAUSE_S, lambda: self._submit(settles))
+            self.resting += len(settles)
+            self._clock.call_later(FULL_DISK_PAUSE_S, lambda: self._wake(settles))
         else:
             self._ended(settles, error)

@@ -9,7 +9,6 @@ does so after a pause, a lost lease ends it.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import Executor as Threads
@@ -19,7 +18,7 @@ import msgspec
 import structlog
 
 from headwater.catalog import QueueSpec
-from headwater.clock import Clock
+from headwater.clock import Clock, Timer
 from headwater.engine import Engine
 from headwater.errors import (
     CommitUnknown,
@@ -37,7 +36,7 @@ from headwater.handlers import HandlerSpec
 from headwater.runtime.acks import FULL_DISK_PAUSE_S, Acks
 from headwater.runtime.executor import Executor, Submitted, Work
 from headwater.unit import Settle
-from headwater.work import RERUNS
+from headwater.work import RERUNS, contention_pause_s
 
 MAX_UNDER_WAY = 512
 PREFETCH = 4
@@ -68,36 +67,50 @@ class Consumer:
         self._buffer: deque[Work] = deque()
         self._held: dict[int, Delivery] = {}
         self._slots: set[asyncio.Task[None]] = set()
+        self._releasing: set[asyncio.Task[None]] = set()
         self._filling = asyncio.Lock()
         self._room = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._stopping = False
-        self._idle: set[asyncio.Task[None] | None] = set()
-        self._extender: asyncio.Task[None] | None = None
+        self._idle: set[asyncio.Task[None]] = set()
+        self._extender: Timer | None = None
+        self._resting: dict[int, Work] = {}
+        self._abandoned = False
 
     def start(self) -> None:
         self._spawn()
-        self._extender = asyncio.create_task(self._extend(), name=f"extend {self.spec.queue}")
 
     async def run_suspects(self) -> None:
-        """Run what ran when the process last died, one at a time."""
-        for delivery in await self._engine.suspects(self.spec.queue):
-            self._held[delivery.position] = delivery
-            self._quiet.clear()
-            await self._run(Work([delivery]))
-            await self._quiet.wait()
+        """Run what ran when the process last died, one at a time; one that outlasts its visibility runs on."""
+        suspects = await self._engine.suspects(self.spec.queue)
+        if suspects:
+            self._hold(suspects)
+        for delivery in suspects:
+            task = asyncio.create_task(self._run(Work([delivery])), name=f"suspect {self.spec.queue}")
+            self._slots.add(task)
+            task.add_done_callback(self._slots.discard)
+            enough = asyncio.Event()
+            task.add_done_callback(lambda _, enough=enough: enough.set())  # type: ignore[misc]
+            timer = self._clock.call_later(self.policy.visibility_ms / 1000, enough.set)
+            try:
+                await enough.wait()
+            finally:
+                timer.cancel()
 
     @property
     def busy(self) -> bool:
-        """Whether deliveries are held: leased, running or being committed."""
-        return bool(self._held)
+        """Whether deliveries are held: leased, running or being committed; not what waits for room on the disk."""
+        resting = sum(len(work.deliveries) for work in self._resting.values())
+        return len(self._held) > resting + self._acks.resting
 
     async def drain(self, deadline_s: float) -> None:
         """Stop leasing, wait for the running handlers until the deadline, then give back the rest."""
         self._stopping = True
-        buffered = [delivery for work in self._buffer for delivery in work.deliveries]
+        waiting = [*self._buffer, *self._resting.values()]
+        buffered = [delivery for work in waiting for delivery in work.deliveries]
         self._buffer.clear()
+        self._resting.clear()
         for slot in self._slots & self._idle:
             slot.cancel()
         if self._slots:
@@ -105,8 +118,6 @@ class Consumer:
         for slot in self._slots:
             slot.cancel()
         await asyncio.gather(*self._slots, return_exceptions=True)
-        if self._extender is not None:
-            self._extender.cancel()
         await self._give_back(buffered)
         try:
             async with asyncio.timeout(deadline_s):
@@ -114,12 +125,24 @@ class Consumer:
         except TimeoutError:
             log.warning("commits still under way at the deadline", queue=self.spec.queue)
         await self._give_back(list(self._held.values()))
+        if self._extender is not None:
+            self._extender.cancel()
+        await asyncio.gather(*self._releasing, return_exceptions=True)
+
+    async def abandon(self) -> None:
+        """Stop as a killed process does: handlers end where they stand, no lease is given back (tests of crashes)."""
+        self._stopping = self._abandoned = True
+        if self._extender is not None:
+            self._extender.cancel()
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
 
     async def _give_back(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            self._held.pop(delivery.position, None)
+            self._held.pop(delivery.fence, None)
         self._noted()
-        if deliveries:
+        if deliveries and not self._abandoned:
             try:
                 await self._engine.release(deliveries)
             except StoreError as error:
@@ -136,18 +159,27 @@ class Consumer:
         buffer = self._buffer
         while not self._stopping:
             work = buffer.popleft() if buffer else await self._next()
-            if buffer and not self._idle and len(self._slots) < self.spec.concurrency:
-                self._spawn()
+            if not self._idle and len(self._slots) < self.spec.concurrency:
+                if buffer:
+                    self._spawn()
+                else:
+                    asyncio.get_running_loop().call_soon(self._keep_receiving)
             await self._run(work)
+
+    def _keep_receiving(self) -> None:
+        """The last delivery of the buffer runs: unless it has ended already, another slot waits for the next."""
+        if not self._idle and not self._stopping and len(self._slots) < self.spec.concurrency:
+            self._spawn()
 
     async def _next(self) -> Work:
         """The next work of the buffer, filled by whichever slot finds it empty."""
-        while len(self._held) >= MAX_UNDER_WAY:
-            self._room.clear()
-            await self._room.wait()
         task = asyncio.current_task()
+        assert task is not None
         self._idle.add(task)
         try:
+            while len(self._held) >= MAX_UNDER_WAY:
+                self._room.clear()
+                await self._room.wait()
             async with self._filling:
                 await asyncio.sleep(0)
                 while not self._buffer:
@@ -160,19 +192,26 @@ class Consumer:
         batch = self.spec.batch
         limit = batch or PREFETCH * self.spec.concurrency
         deliveries = await self._engine.receive(self.spec.queue, limit, grouped=bool(batch))
-        for delivery in deliveries:
-            self._held[delivery.position] = delivery
-        self._quiet.clear()
+        self._hold(deliveries)
         if batch:
             self._buffer.append(Work(deliveries))
         else:
             self._buffer.extend([Work([delivery]) for delivery in deliveries])
+
+    def _hold(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            self._held[delivery.fence] = delivery
+        self._quiet.clear()
+        if self._extender is None:
+            self._extend_later()
 
     async def _run(self, work: Work) -> None:
         self.stats.running += 1
         try:
             for submitted in await self._executor.run(work):
                 self._track(submitted)
+        except Exception as error:
+            self._fail(work, error)
         finally:
             self.stats.running -= 1
 
@@ -187,7 +226,7 @@ class Consumer:
                 "acknowledgements were lost; their messages come again", queue=self.spec.queue, error=str(error)
             )
         for settle in settles:
-            self._held.pop(settle.position, None)
+            self._held.pop(settle.fence, None)
         self.stats.handled += len(settles)
         self._noted()
 
@@ -206,11 +245,15 @@ class Consumer:
             return
         if isinstance(error, Conflict) and work.reruns < RERUNS:
             self.stats.conflicts += 1
-            self._again(Work(work.deliveries, work.reruns + 1), random.random() * 0.002 * 2**work.reruns)
+            again = Work(work.deliveries, work.reruns + 1)
+            asyncio.get_running_loop().call_later(contention_pause_s(work.reruns), self._again, again)
         elif isinstance(error, StoreFull):
-            self._again(work, FULL_DISK_PAUSE_S)
-        elif isinstance(error, LeaseLost | CommitUnknown | StoreDamaged | Stopping):
+            self._rest(work)
+        elif isinstance(error, LeaseLost):
             log.warning("an attempt has no effect", queue=self.spec.queue, error=str(error))
+            self._background(self._give_back(list(work.deliveries)))
+        elif isinstance(error, CommitUnknown | StoreDamaged | Stopping) or submitted.verdict:
+            log.error("an attempt has no effect", queue=self.spec.queue, error=repr(error))
             self._forget(work, None)
         elif isinstance(error, HeadwaterError):
             self._fail(work, error)
@@ -219,27 +262,40 @@ class Consumer:
 
     def _forget(self, work: Work, submitted: Submitted | None) -> None:
         for delivery in work.deliveries:
-            self._held.pop(delivery.position, None)
+            self._held.pop(delivery.fence, None)
         self._noted()
         if submitted is None:
             return
         if submitted.failed:
             self.stats.failed += 1
         else:
-            self.stats.handled += len(work.deliveries) - len(submitted.released)
+            self.stats.handled += max(len(work.deliveries) - len(submitted.released), 0)
         if submitted.released:
             self._background(self._give_back(list(submitted.released)))
 
-    def _again(self, work: Work, seconds: float) -> None:
-        """Back into the buffer after a pause; the leases are kept."""
+    def _again(self, work: Work) -> None:
+        """Back into the buffer; the leases are kept. A slot that waits for deliveries makes way for one that runs."""
+        if self._stopping:
+            self._background(self._give_back(list(work.deliveries)))
+            return
+        self._buffer.appendleft(work)
+        if self._idle:
+            waiting = self._idle.pop()
+            self._slots.discard(waiting)
+            waiting.cancel()
+        if len(self._slots) < self.spec.concurrency:
+            self._spawn()
 
-        def put_back() -> None:
-            if self._stopping:
-                self._background(self._give_back(list(work.deliveries)))
-            else:
-                self._background(self._run(work))
+    def _rest(self, work: Work) -> None:
+        """Wait for room on the disk."""
+        first = work.deliveries[0].fence
+        self._resting[first] = work
 
-        self._clock.call_later(seconds, put_back)
+        def wake() -> None:
+            if self._resting.pop(first, None) is not None:
+                self._again(work)
+
+        self._clock.call_later(FULL_DISK_PAUSE_S, wake)
 
     def _fail(self, work: Work, error: Exception) -> None:
         """The commit itself was refused for what it holds: that is the handler's failure."""
@@ -250,12 +306,15 @@ class Consumer:
 
     def _background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
-        self._slots.add(task)
-        task.add_done_callback(self._slots.discard)
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
 
-    async def _extend(self) -> None:
+    def _extend_later(self) -> None:
+        self._extender = self._clock.call_later(self.policy.visibility_ms / 3000, self._extend)
+
+    def _extend(self) -> None:
         """Hold the leases while their handlers live."""
-        while True:
-            await self._clock.sleep(self.policy.visibility_ms / 3000)
-            if self._held:
-                await self._engine.extend(list(self._held.values()))
+        self._extender = None
+        if self._held:
+            self._background(self._engine.extend(list(self._held.values())))
+            self._extend_later()

@@ -25,14 +25,14 @@ from headwater.handlers import HandlerSpec
 from headwater.runtime.acks import Acks
 from headwater.runtime.attempts import Undecodable, settle, settle_failed
 from headwater.unit import Committed, Settle
-from headwater.work import BLOCKED, RERUNS, UnitOfWork, current
+from headwater.work import BLOCKED, FILTERED, RERUNS, UnitOfWork, current
 
 
 class HandlerTimeout(Exception):
     """The handler ran longer than its time-out."""
 
 
-class Work(msgspec.Struct, eq=False):
+class Work(msgspec.Struct, eq=False, gc=False):
     """Deliveries that are run together; `reruns` counts the conflicts they met."""
 
     deliveries: Sequence[Delivery]
@@ -42,12 +42,13 @@ class Work(msgspec.Struct, eq=False):
 class Submitted(msgspec.Struct, frozen=True):
     """A commit under way, the work it ends, and the deliveries that it leaves to be released.
 
-    `failed`: the delivery stays in its queue.
+    `verdict`: the commit has no effect but to settle a failed attempt; with `failed` the delivery stays in its queue.
     """
 
     future: asyncio.Future[Committed]
     work: Work
     released: Sequence[Delivery] = ()
+    verdict: bool = False
     failed: bool = False
 
 
@@ -100,6 +101,8 @@ class Executor:
             else:
                 await self._handle(unit, event)
                 ended = settle(delivery)
+                if unit.failures:
+                    raise unit.failures[delivery.position]
         except Exception as error:
             failure = await self._judge(unit, work, error)
             if failure is None:
@@ -132,6 +135,9 @@ class Executor:
             self._engine.begin(delivery)
         try:
             await self._call(argument)
+        except asyncio.CancelledError:
+            unit.close("the server stopped")
+            raise
         finally:
             for delivery in unit.deliveries:
                 self._engine.end(delivery)
@@ -147,6 +153,7 @@ class Executor:
             task = asyncio.current_task()
             assert task is not None
             expired = False
+            too_long = HandlerTimeout(f"the handler ran longer than {seconds:g} s")
 
             def expire() -> None:
                 nonlocal expired
@@ -159,9 +166,12 @@ class Executor:
             except asyncio.CancelledError:
                 if not expired or task.uncancel() > 0:
                     raise
-                raise HandlerTimeout(f"the handler ran longer than {seconds:g} s") from None
+                raise too_long from None
             finally:
                 timer.cancel()
+            if expired:
+                task.uncancel()
+                raise too_long
 
         return timed
 
@@ -195,7 +205,7 @@ class Executor:
                     events.append(event)
                 else:
                     unit.settle(settle(delivery, "filter"))
-                    unit.failures[delivery.position] = _FILTERED
+                    unit.fail(delivery, FILTERED)
             except Exception as error:
                 unit.fail(delivery, error)
         return events
@@ -209,7 +219,7 @@ class Executor:
                 unit.settle(settle(delivery))
             elif error is BLOCKED:
                 released.append(delivery)
-            elif error is not _FILTERED:
+            elif error is not FILTERED:
                 unit.settle(settle_failed(delivery, error, self._policy, started_ms, now_ms))
         return released
 
@@ -228,9 +238,7 @@ class Executor:
                 await asyncio.wait([one.future])
                 if one.failed or one.future.exception() is not None:
                     failed_groups.add(delivery.group)
-        if released:
-            await self._engine.release(released)
-        return submitted
+        return [*submitted, Submitted(_done(), Work(()), released)] if released else submitted
 
     # Ending
 
@@ -242,10 +250,13 @@ class Executor:
     def _submit_settled(self, delivery: Delivery, ended: Settle) -> Submitted:
         unit = UnitOfWork(self._engine, delivery)
         unit.settle(ended)
-        return Submitted(unit.commit(), Work([delivery]), failed=ended.outcome == "retry")
+        return Submitted(unit.commit(), Work([delivery]), verdict=True, failed=ended.outcome == "retry")
 
 
-_FILTERED = Exception("filtered")
+def _done() -> asyncio.Future[Committed]:
+    future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+    future.set_result(Committed(0))
+    return future
 
 
 def _refused(error: HeadwaterError) -> asyncio.Future[Committed]:

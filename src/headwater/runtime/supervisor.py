@@ -19,14 +19,16 @@ from headwater.clock import Clock
 from headwater.engine import Engine
 from headwater.errors import DeclarationError
 from headwater.graph import Graph, build_graph, check_sources
+from headwater.http.lifespan import Lifespan
 from headwater.runtime.consumer import Consumer
 from headwater.runtime.janitor import HISTORY_MS, Janitor
-from headwater.transactions import serve_waits
+from headwater.transactions import end_waits, serve_waits
 
 if TYPE_CHECKING:
     import httpx
 
 THREADS = 64
+SUSPECTS_PATIENCE_S = 0.05
 log = structlog.get_logger("headwater")
 
 
@@ -41,6 +43,7 @@ class Supervisor:
         *,
         reach: Mapping[str, tuple[httpx.AsyncBaseTransport | None, str]] | None = None,
         history_ms: int = HISTORY_MS,
+        upkeep: bool = True,
     ) -> None:
         self.engine = engine
         self.clock = clock
@@ -50,7 +53,10 @@ class Supervisor:
         self.urls: dict[str, tuple[httpx.AsyncBaseTransport | None, str]] = dict(reach or {})
         self.revision = 0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="headwater-handler")
+        self._keeps_up = upkeep
         self._upkeep: asyncio.Task[None] | None = None
+        self._lifespans: list[Lifespan] = []
+        self._serving: asyncio.Task[None] | None = None
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         return self.urls.get(app, (None, None))
@@ -71,20 +77,31 @@ class Supervisor:
             app.bind(self)
         for app in self.graph.apps:
             _ = app.settings
-            app.load_http()
+            http = app.load_http()
+            if http is not None:
+                self._lifespans.append(Lifespan(http))
         installed = await self.engine.catalog()
         for queue, spec in self.graph.handlers.items():
             policy = installed.queues[queue]
             self.consumers[queue] = Consumer(self.engine, self.clock, spec, policy, self._threads)
         await self._report_orphans()
+        for lifespan in self._lifespans:
+            await lifespan.start()
 
     async def serve(self) -> None:
-        """Begin to consume; suspects first, alone."""
+        """Begin to consume; what ran when the process died runs first, alone, and is not waited for here."""
+        self._serving = asyncio.create_task(self._serve(), name="serve")
+        await asyncio.wait([self._serving], timeout=SUSPECTS_PATIENCE_S)
+        if self._serving.done():
+            self._serving.result()
+
+    async def _serve(self) -> None:
         for consumer in self.consumers.values():
             await consumer.run_suspects()
         for consumer in self.consumers.values():
             consumer.start()
-        self._upkeep = asyncio.create_task(self.janitor.run(), name="janitor")
+        if self._keeps_up:
+            self._upkeep = asyncio.create_task(self.janitor.run(), name="janitor")
 
     async def orphans(self) -> list[str]:
         """Queues of the store that hold messages and that no installed app consumes."""
@@ -96,13 +113,31 @@ class Supervisor:
             log.warning("a queue has messages and no consumer; they are kept", queue=queue)
 
     async def stop(self, deadline_s: float) -> None:
-        if self._upkeep is not None:
-            self._upkeep.cancel()
+        await self._end_serving()
         await asyncio.gather(*(consumer.drain(deadline_s) for consumer in self.consumers.values()))
+        await self._close()
+
+    async def crash(self) -> None:
+        """Stop as a killed process does, for tests: what runs ends where it stands, nothing is given back."""
+        await self._end_serving()
+        await asyncio.gather(*(consumer.abandon() for consumer in self.consumers.values()))
+        await self._close()
+
+    async def _end_serving(self) -> None:
+        for task in (self._serving, self._upkeep):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def _close(self) -> None:
+        for lifespan in reversed(self._lifespans):
+            await lifespan.stop()
+        self._lifespans.clear()
         for app in self.graph.apps:
             for service in app.services.values():
                 await service.close()
             app.bind(None)
+        end_waits(asyncio.get_running_loop())
         await self.engine.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
