@@ -151,7 +151,6 @@ class App(Generic[S]):
         indexes: Mapping[str, str | tuple[str, str]] | None = None,
         images: Images = "both",
         ttl: Duration = "",
-        schema: int = 0,
         upgrade: Upgrade | None = None,
     ) -> Table[T]:
         """Declare a table of rows of a model (pydantic, msgspec Struct, dataclass or dict).
@@ -169,10 +168,10 @@ class App(Generic[S]):
             for index, fields in (indexes or {}).items()
         ]
         steps = upgrade or {}
-        version = schema or max(steps, default=0) + 1
-        if sorted(steps) != list(range(min(steps, default=version), version)):
+        version = max(steps, default=0) + 1
+        if sorted(steps) != list(range(1, version)):
             raise DeclarationError(
-                f"upgrade= has steps {sorted(steps)}, the model version is {version}",
+                f"upgrade= has the steps {sorted(steps)}, the model version is {version}",
                 operation="declare table",
                 resource=full,
                 hint="give one step for each version up to the present one",
@@ -358,7 +357,7 @@ def _expiry(ttl: Duration) -> tuple[str, int]:
 def _queue_spec(name: str, options: Mapping[str, Any]) -> QueueSpec:
     times = {"delay": "delay_ms", "visibility": "visibility_ms", "retention": "retention_ms", "backoff": "backoff_ms"}
     fields: dict[str, Any] = {field: to_ms(options[option]) for option, field in times.items() if option in options}
-    plain: Sequence[str] = ("max_receives", "max_depth", "fifo", "schema")
+    plain: Sequence[str] = ("max_receives", "max_depth", "fifo")
     fields.update({option: options[option] for option in plain if option in options})
     if fields.get("max_receives", 1) < 1:
         raise DeclarationError("max_receives must be at least 1", operation="declare queue", resource=name)

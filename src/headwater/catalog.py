@@ -54,7 +54,6 @@ class QueueSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_depth: int = 0
     fifo: bool = False
     backoff_ms: int = 1_000
-    schema: int = 1
 
 
 class RouteSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,12 +29,14 @@ def upgraded(body: bytes, schema: int, wanted: int, upgrade: Upgrade) -> bytes:
     return encode_json(document)
 
 
-def event_decoder(codec: Codec[Any], schema: int = 1, upgrade: Upgrade | None = None) -> Decode[Any]:
+def event_decoder(codec: Codec[Any], schema: int | None = None, upgrade: Upgrade | None = None) -> Decode[Any]:
     """Decode messages to `Event`, changes to `Inserted`, `Modified` or `Removed`, images to the codec's model."""
     steps = upgrade or {}
 
     def image(body: bytes | None, found: int) -> Any:
-        return None if body is None else codec.decode(upgraded(body, found, schema, steps))
+        if body is None:
+            return None
+        return codec.decode(body if schema is None else upgraded(body, found, schema, steps))
 
     def decode(delivery: Delivery) -> Any:
         event = delivery.event

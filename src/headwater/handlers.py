@@ -27,7 +27,6 @@ class QueueOptions(TypedDict, total=False):
     max_depth: int
     fifo: bool
     backoff: Duration
-    schema: int
 
 
 class HandlerOptions(QueueOptions, total=False):

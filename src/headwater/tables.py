@@ -115,7 +115,12 @@ class Table(Source[Change[T]], Generic[T]):
     def check_fields(self) -> None:
         """Refuse a declaration that names fields which the model does not have."""
         spec = self.spec
-        named = [spec.partition, spec.sort, *(f for index in spec.indexes for f in (index.partition, index.sort))]
+        named = [
+            spec.partition,
+            spec.sort,
+            spec.ttl,
+            *(f for index in spec.indexes for f in (index.partition, index.sort)),
+        ]
         for name in named:
             if name and self._fields is not None and name not in self._fields:
                 raise DeclarationError(

@@ -62,19 +62,20 @@ class VirtualClock:
 
     def __init__(self, start: str = START) -> None:
         self._start = datetime.fromisoformat(start).astimezone(UTC)
-        self._elapsed = 0.0
-        self._timers: list[tuple[float, int, _VirtualTimer]] = []
+        self._elapsed_us = 0
+        self._timers: list[tuple[int, int, _VirtualTimer]] = []
         self._number = itertools.count()
 
     def wall_ms(self) -> int:
-        return int(self._start.timestamp() * 1000 + round(self._elapsed * 1000))
+        return int(self._start.timestamp() * 1000) + self._elapsed_us // 1000
 
     def monotonic(self) -> float:
-        return self._elapsed
+        return self._elapsed_us / 1_000_000
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         timer = _VirtualTimer(callback)
-        heapq.heappush(self._timers, (self._elapsed + max(seconds, 0), next(self._number), timer))
+        due_us = self._elapsed_us + max(round(seconds * 1_000_000), 0)
+        heapq.heappush(self._timers, (due_us, next(self._number), timer))
         return timer
 
     async def sleep(self, seconds: float) -> None:
@@ -97,12 +98,12 @@ class VirtualClock:
         """When the next timer fires, on the monotonic scale."""
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
-        return self._timers[0][0] if self._timers else None
+        return self._timers[0][0] / 1_000_000 if self._timers else None
 
     def move_to(self, elapsed: float) -> None:
         """Let time pass to this point and fire what is due, without waiting for what that starts."""
-        self._elapsed = max(self._elapsed, elapsed)
-        while (due := self.next_timer()) is not None and due <= self._elapsed:
+        self._elapsed_us = max(self._elapsed_us, round(elapsed * 1_000_000))
+        while self.next_timer() is not None and self._timers[0][0] <= self._elapsed_us:
             _, _, timer = heapq.heappop(self._timers)
             callback, timer.callback = timer.callback, None
             assert callback is not None

@@ -125,13 +125,13 @@ _main_loop: list[asyncio.AbstractEventLoop] = []
 
 def serve_waits(loop: asyncio.AbstractEventLoop) -> None:
     """The event loop that `wait` runs calls on from now on."""
-    _main_loop[:] = [loop]
+    _main_loop.append(loop)
 
 
 def end_waits(loop: asyncio.AbstractEventLoop) -> None:
-    """This loop serves no calls any more."""
-    if _main_loop == [loop]:
-        _main_loop.clear()
+    """Undo one `serve_waits` of this loop."""
+    if loop in _main_loop:
+        _main_loop.remove(loop)
 
 
 def wait(awaitable: Awaitable[R]) -> R:
@@ -154,4 +154,4 @@ def wait(awaitable: Awaitable[R]) -> R:
         return await awaitable
 
     coroutine: Coroutine[Any, Any, R] = run()
-    return asyncio.run_coroutine_threadsafe(coroutine, _main_loop[0]).result()
+    return asyncio.run_coroutine_threadsafe(coroutine, _main_loop[-1]).result()

@@ -18,6 +18,15 @@ MAX_DOCUMENT = 400 * 1024
 MAX_MESSAGE = 256 * 1024
 
 
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """What a unit's events are caused by."""
+
+    cause: str | None = None
+    caller: Caller | None = None
+    trace: str = ""
+    depth: int = 0
+
+
 class Merge(msgspec.Struct, frozen=True, gc=False):
     """One update of a document: fields set, numbers added, list items appended, fields removed."""
 
@@ -31,7 +40,8 @@ class Write(msgspec.Struct, gc=False):
     """The one operation of a commit on one key.
 
     `body` None removes the record (with no merges). `merges` are applied at commit to `body`, or, when
-    `blind`, to the present document (an absent one starts from the key's fields). Merges never conflict.
+    `blind`, to the present document (an absent one starts from the key's fields). Merges never conflict. In a
+    batch, `origin` says which event the change is caused by; None stands for the commit's own.
     """
 
     table: str
@@ -41,6 +51,7 @@ class Write(msgspec.Struct, gc=False):
     merges: tuple[Merge, ...] = ()
     blind: bool = False
     expired: bool = False
+    origin: Origin | None = None
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):

@@ -13,12 +13,10 @@ from contextvars import ContextVar, Token
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
-import msgspec
-
 from headwater.codec import decode_json, encode_json
 from headwater.engine import Engine, Record
 from headwater.errors import Conflict, Discard, HeadwaterError, InvalidValue, TooLarge, UnitClosed
-from headwater.events import MESSAGE, Caller, Delivery, Envelope, Key
+from headwater.events import MESSAGE, Delivery, Envelope, Key
 from headwater.unit import (
     MAX_MESSAGE,
     Claim,
@@ -26,6 +24,7 @@ from headwater.unit import (
     Committed,
     Emit,
     Merge,
+    Origin,
     Read,
     Settle,
     Write,
@@ -38,15 +37,6 @@ RERUNS = 5
 """How often work is re-run in place after a conflict before the conflict counts as a failure (design §3)."""
 current: ContextVar[UnitOfWork | None] = ContextVar("headwater_unit", default=None)
 Slot = tuple[str, Key]
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """What a unit's events are caused by."""
-
-    cause: str | None = None
-    caller: Caller | None = None
-    trace: str = ""
-    depth: int = 0
 
 
 NOWHERE = Origin()
@@ -71,6 +61,7 @@ class UnitOfWork:
 
     # Most units use few of these: the shared defaults are replaced, never changed.
     _begun: Commit | None = None
+    _using: Origin | None = None
     _operations = 0
     _reads: dict[Slot, Record | None] = _NO_ENTRIES
     _validated: set[Slot] = _NO_MEMBERS
@@ -95,6 +86,7 @@ class UnitOfWork:
 
     def use(self, origin: Origin) -> Origin:
         """Emit what follows as caused by `origin` (batches: the event that is being handled); what was before."""
+        self._using = origin
         commit = self._commit
         before = Origin(commit.cause, commit.caller, commit.trace, commit.depth)
         commit.cause, commit.caller, commit.depth = origin.cause, origin.caller, origin.depth
@@ -151,6 +143,7 @@ class UnitOfWork:
     def _set(self, write: Write) -> None:
         if not self._writes:
             self._writes = {}
+        write.origin = self._using
         self._writes[write.table, write.key] = write
 
     def merge(self, table: str, key: Key, merge: Merge) -> str:

@@ -100,7 +100,7 @@ def test_tables_name_real_fields_and_whole_upgrades() -> None:
         {"key": "id", "indexes": {"i": "nope"}},
         {"key": "id", "indexes": {"i": ("n", "nope")}},
         {"key": "id", "upgrade": {1: dict, 3: dict}},
-        {"key": "id", "schema": 3, "upgrade": {1: dict}},
+        {"key": "id", "ttl": "nope"},
     ):
         with pytest.raises(DeclarationError, match="shop/rows"):
             app.table("rows", Row, **options)

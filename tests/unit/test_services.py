@@ -9,7 +9,8 @@ import pytest
 
 from headwater import App, DeclarationError
 from headwater.services import _carry_trace
-from headwater.work import Origin, UnitOfWork, current
+from headwater.unit import Origin
+from headwater.work import UnitOfWork, current
 
 
 class Reach:

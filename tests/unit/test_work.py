@@ -10,8 +10,8 @@ import pytest
 from headwater.engine import Record
 from headwater.errors import InvalidValue, UnitClosed
 from headwater.events import MAX_DEPTH, Caller, Delivery, Envelope
-from headwater.unit import Merge, Write, apply_merge
-from headwater.work import Origin, UnitOfWork, caused_by, contention_pause_s
+from headwater.unit import Merge, Origin, Write, apply_merge
+from headwater.work import UnitOfWork, caused_by, contention_pause_s
 
 
 class Rows:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
@@ -25,6 +27,7 @@ def make_http(app: App[Any]) -> FastAPI:
     http = FastAPI(title=app.name)
     http.user_middleware.append(Middleware(UnitLayer, owner=app))
     http.add_exception_handler(HeadwaterError, answer_error)
+    http.add_exception_handler(RequestValidationError, answer_invalid)
     return http
 
 
@@ -32,3 +35,13 @@ async def answer_error(_: Request, error: Exception) -> JSONResponse:
     """Our errors as JSON: what, where, how to mend it, and whether to try again."""
     assert isinstance(error, HeadwaterError)
     return JSONResponse(error_body(error), status_code=status_of(error))
+
+
+async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's answer to invalid input, without repeating input that JSON cannot carry (NaN, lone surrogates)."""
+    assert isinstance(error, RequestValidationError)
+    try:
+        return await request_validation_exception_handler(request, error)
+    except ValueError:
+        known = [{name: item[name] for name in ("type", "loc", "msg")} for item in error.errors()]
+        return JSONResponse({"detail": known}, status_code=422)

@@ -31,8 +31,8 @@ from headwater.errors import (
 )
 from headwater.http.answers import error_body
 from headwater.http.lifespan import state_of
-from headwater.unit import Claim
-from headwater.work import RERUNS, Origin, UnitOfWork, back_off, current
+from headwater.unit import Claim, Origin
+from headwater.work import RERUNS, UnitOfWork, back_off, current
 
 if TYPE_CHECKING:
     from headwater.app import App

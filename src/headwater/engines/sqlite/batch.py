@@ -261,6 +261,7 @@ class Batch:
         self, commit: Commit, write: Write, old: Stored | None, new: Stored | None, *, expired: bool
     ) -> None:
         spec = self.state.tables[write.table]
+        origin = write.origin or commit
         kind = REMOVED if new is None else INSERTED if old is None else MODIFIED
         superseded = expired and not write.expired
         event = Envelope(
@@ -274,10 +275,10 @@ class Batch:
             key=write.key,
             version=write.version,
             expired=expired,
-            caller=commit.caller,
-            cause=commit.cause,
-            trace=commit.trace,
-            depth=commit.depth,
+            caller=origin.caller,
+            cause=origin.cause,
+            trace=origin.trace,
+            depth=origin.depth,
             schema=spec.schema,
             old_schema=old.schema if old else 1,
         )

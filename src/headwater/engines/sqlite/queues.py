@@ -17,7 +17,7 @@ from headwater.engines.sqlite.deliveries import Deliveries
 from headwater.engines.sqlite.documents import subject
 from headwater.engines.sqlite.records import translated
 from headwater.engines.sqlite.state import Lease, decode_envelope
-from headwater.errors import UnknownResource
+from headwater.errors import DeclarationError, UnknownResource
 from headwater.events import INSERTED, Delivery, Envelope
 from headwater.ids import new_id
 from headwater.unit import Emit, new_commit
@@ -205,6 +205,13 @@ class Queues(Deliveries):
         self.queue_number(route.target)
         if route.source not in self.state.ids:
             raise UnknownResource("no such source", operation="subscribe", resource=route.source)
+        if route.group and not self.state.queues[route.target].fifo:
+            raise DeclarationError(
+                "the queue is not FIFO, it cannot keep groups in order",
+                operation="subscribe",
+                resource=route.target,
+                hint="declare it with fifo=True, or subscribe without a group",
+            )
         plain = msgspec.structs.replace(route, origin="subscribed", id="")
         merged = self.state.merged()
         Router(merged.queues, (*merged.routes, plain))
