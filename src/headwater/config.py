@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from headwater.durations import to_ms
-from headwater.errors import DeclarationError
+from headwater.errors import DeclarationError, HeadwaterError
 
 FILE = "headwater.toml"
+DEFAULT_STORE = "sqlite:.headwater"
 _SOCKET_PATH_MAX = 100
 """Unix socket paths are limited to about 104 bytes (sockaddr_un)."""
 
@@ -27,12 +28,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     apps: tuple[str, ...] = ()
-    store: str = "sqlite:.headwater"
+    store: str = DEFAULT_STORE
     host: str = "127.0.0.1"
     port: int = 8000
     history: str = "7d"
     drain: str = "10s"
     services: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        for name in ("history", "drain"):
+            try:
+                to_ms(getattr(self, name))
+            except HeadwaterError as error:
+                raise ValueError(f"{name}: {error.message}") from error
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port: {self.port} is not between 0 and 65535")
 
     @property
     def history_ms(self) -> int:
@@ -46,15 +56,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_config(folder: Path, *, environment: str = "", environ: Mapping[str, str] | None = None) -> Config:
     """`[default]`, overlaid by the environment's section, overlaid by `HEADWATER_STORE` and the like.
 
-    The environment is the argument, or `HEADWATER_ENV`, or "default". Raises `DeclarationError` naming the file and
-    setting that is wrong.
+    The environment is the argument, or `HEADWATER_ENV`, or "default". A store in the file is relative to its folder,
+    one in a variable to the working folder. Raises `DeclarationError` naming the file and setting that is wrong.
     """
     variables = os.environ if environ is None else environ
-    chosen = environment or variables.get("HEADWATER_ENV", "default")
+    chosen = environment or variables.get("HEADWATER_ENV") or "default"
     sections = _read(folder / FILE)
     if chosen != "default" and chosen not in sections:
         raise DeclarationError(f"there is no section [{chosen}]", operation="configure", resource=str(folder / FILE))
-    merged = {**sections.get("default", {}), **sections.get(chosen, {})}
+    merged = {"store": DEFAULT_STORE, **sections.get("default", {}), **sections.get(chosen, {})}
+    if isinstance(merged["store"], str):
+        merged["store"] = absolute_store(merged["store"], folder)
     merged.update(_from_environment(variables))
     try:
         return msgspec.convert(merged, Config, strict=False)
@@ -67,12 +79,26 @@ def load_config(folder: Path, *, environment: str = "", environ: Mapping[str, st
         ) from error
 
 
+def find_folder(start: Path) -> Path:
+    """The nearest folder, from `start` upwards, that holds a `headwater.toml`; `start` itself when none does."""
+    start = start.resolve()
+    return next((folder for folder in (start, *start.parents) if (folder / FILE).is_file()), start)
+
+
+def absolute_store(url: str, folder: Path) -> str:
+    """A store's URL with the folder that a relative path in it starts from."""
+    scheme, separator, rest = url.partition(":")
+    if scheme != "sqlite" or not rest:
+        return url
+    return f"{scheme}{separator}{folder.resolve() / rest.removeprefix('//')}"
+
+
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
         sections = tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise DeclarationError(str(error), operation="configure", resource=str(path)) from error
     for name, section in sections.items():
         if not isinstance(section, dict):
@@ -89,9 +115,9 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("store", "host", "port", "history", "drain"):
         if value := variables.get(f"HEADWATER_{name.upper()}"):
-            found[name] = value
+            found[name] = absolute_store(value, Path.cwd()) if name == "store" else value
     if apps := variables.get("HEADWATER_APPS"):
-        found["apps"] = apps.split(",")
+        found["apps"] = [app.strip() for app in apps.split(",")]
     return found
 
 

@@ -10,23 +10,27 @@ from typing import Any
 from headwater.app import App
 from headwater.errors import DeclarationError
 
+_HINT = 'name it as "package.module" or "package.module:app", from the folder that holds the package'
 
-def load_app(spec: str) -> App[Any]:
-    """Import one app; raises `DeclarationError` when the module has none."""
+
+def load_app(spec: str, folder: Path | None = None) -> App[Any]:
+    """Import one app, from `folder` (the working folder) too; raises `DeclarationError` when the module has none."""
     module_name, _, attribute = spec.partition(":")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    place = str(folder or Path.cwd())
+    if place not in sys.path:
+        sys.path.insert(0, place)
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise DeclarationError(f"{module_name!r} is no module's name", operation="load", resource=spec, hint=_HINT)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise DeclarationError(
             f"there is no module {error.name!r}",
             operation="load",
             resource=spec,
-            hint='name it as "package.module" or "package.module:app", from the folder that holds the package',
+            hint=_HINT,
         ) from error
     found = getattr(module, attribute or "app", None)
     if not isinstance(found, App):

@@ -1,7 +1,9 @@
 """Serving: the apps under their names on one address, the admin API on a local socket, and signals.
 
-Order of a stop (SIGTERM or SIGINT): no new connections, requests in flight finish, then the supervisor drains. A
-second signal ends the process at once. A store that failed ends it too, with exit code 3: starting again recovers.
+Order of a stop (SIGTERM or SIGINT), all within the `drain` setting: consumers lease no more and finish what runs
+(their handlers may still call the apps over HTTP), then no new connections and requests in flight finish, then the
+store is closed. A second signal ends the process at once. A store that failed ends it too, with exit code 3:
+starting again recovers.
 """
 
 from __future__ import annotations
@@ -12,138 +14,134 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
 import uvicorn
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from headwater.app import App
 from headwater.clock import SystemClock
 from headwater.config import Config, admin_socket
 from headwater.engines import make_engine
+from headwater.errors import DeclarationError
 from headwater.http.admin import make_admin
-from headwater.runtime.admin import Admin
+from headwater.http.front import Front
+from headwater.runtime.admin import About, Admin
 from headwater.runtime.supervisor import Supervisor
 
-EXIT_OK, EXIT_STORE_FAILED = 0, 3
+EXIT_OK, EXIT_STORE_FAILED, EXIT_INTERRUPTED = 0, 3, 130
+_HTTP_SHARE = 0.2
+"""The part of the drain's time that is kept for requests when handlers use up theirs."""
 log = structlog.get_logger("headwater")
 
 
-class Front:
-    """Each app under `/<its name>`; `/` lists them."""
+class _Listener(uvicorn.Server):
+    """uvicorn on a socket that is bound already, without signal handlers of its own."""
 
-    def __init__(self, apps: dict[str, ASGIApp]) -> None:
-        self._apps = apps
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return
-        path: str = scope["path"]
-        name = path[1:].partition("/")[0]
-        app = self._apps.get(name)
-        if app is not None:
-            scope["root_path"] = f"{scope.get('root_path', '')}/{name}"
-            await app(scope, receive, send)
-        elif scope["type"] == "http":
-            await self._index(path)(scope, receive, send)
-
-    def _index(self, path: str) -> JSONResponse:
-        if path == "/":
-            return JSONResponse({"apps": {name: {"docs": f"/{name}/docs"} for name in self._apps}})
-        hint = f"the apps served here are {', '.join(sorted(self._apps)) or 'none'}"
-        return JSONResponse({"detail": "no app of this name is served here", "hint": hint}, status_code=404)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own."""
+    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        )
+        self._bound = bound
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def start(self) -> asyncio.Task[None]:
+        return asyncio.create_task(self.serve(sockets=[self._bound]))
+
+    def end(self, grace_s: float) -> None:
+        """Take no new connections; requests in flight have so long to finish."""
+        self.config.timeout_graceful_shutdown = max(1, round(grace_s))
+        self.should_exit = True
+
 
 class Server:
-    """One process that serves apps on a store; `run()` returns its exit code."""
+    """One process that serves apps on a store; `run()` returns its exit code.
+
+    `run` raises `DeclarationError` when the address is taken, and what `Supervisor.start` raises.
+    """
 
     def __init__(self, apps: Sequence[App[Any]], config: Config) -> None:
-        self._config = config
+        self.config = config
+        self.address = ""
         self._stop = asyncio.Event()
-        clock = SystemClock()
-        self._engine = make_engine(config.store, clock=clock)
-        base = f"http://{config.host}:{config.port}"
-        reach = {app.name: (None, f"{base}/{app.name}") for app in apps}
-        reach.update({name: (None, url) for name, url in config.services.items()})
-        self.supervisor = Supervisor(apps, self._engine, clock, reach=reach, history_ms=config.history_ms)
+        self._clock = SystemClock()
+        self._engine = make_engine(config.store, clock=self._clock)
+        self.supervisor = Supervisor(apps, self._engine, self._clock, history_ms=config.history_ms)
 
     def stop(self) -> None:
+        """Begin to drain; `run` returns when that is done."""
         self._stop.set()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> int:
         """Serve until stopped; `ready` is called when requests are answered."""
         self._catch_signals()
-        await self.supervisor.start()
-        served = {app.name: http for app in self.supervisor.graph.apps if (http := app.load_http())}
-        public = _Server(self._public(Front(dict(served))))
-        local = _Server(self._local())
+        with _bind(self.config.host, self.config.port) as bound:
+            self._reach_apps(bound)
+            await self.supervisor.start()
+            path = admin_socket(self.config.store)
+            try:
+                with _bind_locally(path) as local:
+                    return await self._serve(_Listener(self._front(), bound), _Listener(self._admin(), local), ready)
+            finally:
+                await self.supervisor.stop(0)
+                path.unlink(missing_ok=True)
+
+    async def _serve(self, public: _Listener, local: _Listener, ready: Callable[[], None]) -> int:
+        servers = [public.start(), local.start()]
         broken = asyncio.create_task(self._engine.broken())
         stopped = asyncio.create_task(self._stop.wait())
-        listener = self._listen_locally()
-        servers = [asyncio.create_task(public.serve()), asyncio.create_task(local.serve(sockets=[listener]))]
         try:
-            await self._until_started(public, local, servers)
+            await _until_started((public, local), servers)
             await self.supervisor.serve()
             ready()
             await asyncio.wait([broken, stopped, *servers], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            public.should_exit = local.should_exit = True
-            await asyncio.gather(*servers, return_exceptions=True)
             failed = broken.done()
+            await self._drain(public, local, 0 if failed else self.config.drain_s)
+        finally:
+            public.end(0)
+            local.end(0)
+            await asyncio.gather(*servers, return_exceptions=True)
             broken.cancel()
             stopped.cancel()
-            await self.supervisor.stop(self._config.drain_s)
-            admin_socket(self._config.store).unlink(missing_ok=True)
         if failed:
             log.error("the store failed; start again to recover", error=str(broken.result()))
         return EXIT_STORE_FAILED if failed else EXIT_OK
 
-    async def _until_started(self, *parts: Any) -> None:
-        public, local, servers = parts
-        while not (public.started and local.started):
-            for server in servers:
-                if server.done():
-                    server.result()
-                    raise OSError(f"cannot listen on {self._config.host}:{self._config.port}")
-            await asyncio.sleep(0.005)
+    async def _drain(self, public: _Listener, local: _Listener, drain_s: float) -> None:
+        """Handlers first, requests after them; what is left at the end is cut off by `Supervisor.stop`."""
+        log.info("stopping", drain=f"{drain_s:g}s")
+        end_s = self._clock.monotonic() + drain_s
+        share_s = drain_s * (1 - _HTTP_SHARE)
+        consumers = self.supervisor.consumers.values()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(share_s):
+                await asyncio.gather(*(consumer.drain(share_s) for consumer in consumers))
+        left_s = max(0.0, end_s - self._clock.monotonic())
+        public.end(left_s)
+        local.end(0)
 
-    def _public(self, front: ASGIApp) -> uvicorn.Config:
-        return uvicorn.Config(
-            front,
-            host=self._config.host,
-            port=self._config.port,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=int(self._config.drain_s) or 1,
-        )
+    def _front(self) -> Front:
+        served = {app.name: http for app in self.supervisor.graph.apps if (http := app.load_http())}
+        return Front(dict(served))
 
-    def _local(self) -> uvicorn.Config:
-        app = make_admin(Admin(self._engine, self.supervisor))
-        return uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    def _admin(self) -> ASGIApp:
+        about = About(pid=os.getpid(), address=self.address, started_ms=self._clock.wall_ms())
+        admin = Admin(self._engine, self.supervisor, clock=self._clock, store=self.config.store, about=about)
+        return make_admin(admin)
 
-    def _listen_locally(self) -> socket.socket:
-        """The admin socket, which only this user can connect to."""
-        path = admin_socket(self._config.store)
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-        listener.listen()
-        return listener
+    def _reach_apps(self, bound: socket.socket) -> None:
+        """Apps call each other at the address that is really bound: port 0 takes a free one."""
+        host, port = bound.getsockname()[:2]
+        near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        self.address = f"http://{f'[{near}]' if ':' in near else near}:{port}"
+        urls = self.supervisor.urls
+        urls.update({app.name: (None, f"{self.address}/{app.name}") for app in self.supervisor.graph.apps})
+        urls.update({name: (None, url) for name, url in self.config.services.items()})
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -152,5 +150,52 @@ class Server:
 
     def _signalled(self) -> None:
         if self._stop.is_set():
-            os._exit(130)
+            os._exit(EXIT_INTERRUPTED)
         self._stop.set()
+
+
+async def _until_started(listeners: Sequence[_Listener], servers: Sequence[asyncio.Task[None]]) -> None:
+    while not all(listener.started for listener in listeners):
+        for server in servers:
+            if server.done():
+                server.result()
+        await asyncio.sleep(0.005)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet: connections are refused until the server is ready."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except OSError as error:
+        raise DeclarationError(
+            f"cannot listen: {error.strerror or error}",
+            operation="start",
+            resource=f"{host}:{port}",
+            hint="another process may listen there; choose another address with --host and --port",
+        ) from error
+    return bound
+
+
+def _bind_locally(path: Path) -> socket.socket:
+    """The admin socket, which only this user can connect to. The store's lock makes it this process's alone."""
+    bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        bound.bind(str(path))
+    except OSError as error:
+        bound.close()
+        raise DeclarationError(
+            f"the admin socket cannot be made: {error.strerror}", operation="start", resource=str(path)
+        ) from error
+    finally:
+        os.umask(before)
+    return bound

@@ -1,0 +1,1 @@
+"""The command line: every command but `run`, `init` and `tour` is a call of the admin API (`session.py`)."""

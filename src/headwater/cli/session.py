@@ -1,0 +1,153 @@
+"""How a command reaches a store: through the server that owns it, or, when none runs, by opening it.
+
+Reads then open it read-only; writes own it for as long as they take. Either way it is the same operation of
+`runtime.admin.Admin` that runs, and its answer that comes back.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+from headwater import errors
+from headwater.config import absolute_store, admin_socket, find_folder, load_config
+from headwater.errors import CommitUnknown, HeadwaterError, StoreError, UnknownResource
+
+TIMEOUT_S = 600.0
+CONNECT_TIMEOUT_S = 5.0
+
+
+class Session:
+    """The store that the options, HEADWATER_STORE or headwater.toml name."""
+
+    def __init__(self, store: str = "", env: str = "") -> None:
+        config = load_config(find_folder(Path.cwd()), environment=env)
+        self.store = absolute_store(store, Path.cwd()) if store else config.store
+
+    def call(self, operation: str, **parameters: Any) -> Any:
+        """Run one operation; parameters that are None are left out."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        connection = _connect(self.store)
+        if connection is None:
+            return self._call_alone(operation, given)
+        try:
+            return _call_server(connection, operation, given)
+        finally:
+            connection.close()
+
+    def _call_alone(self, operation: str, parameters: dict[str, Any]) -> Any:
+        import asyncio
+
+        return asyncio.run(call_alone(self.store, operation, parameters))
+
+
+async def call_alone(store: str, operation: str, parameters: dict[str, Any]) -> Any:
+    """Open the store, run the operation, and give the store back."""
+    from headwater.engines import make_engine
+    from headwater.runtime.admin import Admin
+    from headwater.runtime.logs import configure_logs
+
+    configure_logs(lowest="warning")
+    check_present(store)
+    reader = make_engine(store, read_only=True)
+    await reader.open()
+    try:
+        admin = Admin(reader, store=store)
+        if not admin.writes(operation):
+            return await admin.call(operation, parameters)
+    finally:
+        await reader.close()
+    owner = make_engine(store)
+    await owner.open()
+    try:
+        return await Admin(owner, store=store).call(operation, parameters)
+    finally:
+        await owner.close()
+
+
+def check_present(store: str) -> None:
+    """Raise `UnknownResource` when nothing is where the store should be: looking must not make one."""
+    scheme, _, rest = store.partition(":")
+    folder = Path(rest)
+    if scheme == "sqlite" and not (folder.is_dir() and any(folder.iterdir())):
+        raise UnknownResource(
+            "there is no store",
+            operation="open",
+            resource=store,
+            hint="`headwater run` makes it; --store, HEADWATER_STORE or headwater.toml say where it is",
+        )
+
+
+class _LocalConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket that is connected already."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__("localhost")
+        self.sock = connected
+
+
+def _is_trusted(client: socket.socket, store: str) -> bool:
+    """Whether this user, the store's or root listens: the socket of a deep folder stands in a shared one."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    _, user, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return user in (os.getuid(), Path(store.partition(":")[2]).stat().st_uid, 0)
+
+
+def _connect(store: str) -> _LocalConnection | None:
+    """A connection to the server that owns the store; None when none runs."""
+    path = admin_socket(store)
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(CONNECT_TIMEOUT_S)
+    try:
+        client.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        client.close()
+        return None
+    except OSError as error:
+        client.close()
+        raise StoreError(
+            f"the server of the store cannot be reached: {error}", operation="connect", resource=str(path)
+        ) from error
+    if not _is_trusted(client, store):
+        client.close()
+        raise StoreError("the socket belongs to another user", operation="connect", resource=str(path))
+    client.settimeout(TIMEOUT_S)
+    return _LocalConnection(client)
+
+
+def _call_server(connection: _LocalConnection, operation: str, parameters: dict[str, Any]) -> Any:
+    body = json.dumps(parameters).encode()
+    try:
+        connection.request("POST", f"/v1/{operation}", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        content = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise CommitUnknown(
+            "the server went away before it answered; whether it was done is not known",
+            operation=operation,
+            hint="look before you repeat it",
+        ) from error
+    try:
+        answer = json.loads(content)
+    except ValueError as error:
+        raise HeadwaterError(
+            f"the server answered {response.status} without JSON", operation=operation, hint="its log says more"
+        ) from error
+    if response.status >= 400:
+        raise _error(answer)
+    return answer
+
+
+def _error(body: dict[str, Any]) -> HeadwaterError:
+    """The error that the server raised, from its JSON."""
+    kind = getattr(errors, str(body.get("error", "")), None)
+    if not (isinstance(kind, type) and issubclass(kind, HeadwaterError)):
+        kind = HeadwaterError
+    texts = {name: str(body.get(name, "")) for name in ("operation", "resource", "hint")}
+    return kind(str(body.get("detail", "the server failed")), **texts)

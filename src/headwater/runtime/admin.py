@@ -1,0 +1,46 @@
+"""The admin API's operations, on an engine: one implementation for the server's socket and for the CLI without one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headwater.errors import UnknownResource
+from headwater.runtime.admin_base import About
+from headwater.runtime.admin_history import HistoryOperations
+from headwater.runtime.admin_letters import LetterOperations
+from headwater.runtime.admin_queues import QueueOperations
+from headwater.runtime.admin_resources import ResourceOperations
+from headwater.runtime.admin_tables import TableOperations
+from headwater.runtime.operations import Operation, operations_of
+
+__all__ = ["About", "Admin"]
+
+
+class Admin(ResourceOperations, QueueOperations, LetterOperations, TableOperations, HistoryOperations):
+    """Every operation, called by name (`call`) with JSON parameters, or directly as a method.
+
+    Answers are JSON types. Raises what the engine raises, `UnknownResource` for names and ids that nothing has, and
+    `InvalidValue` for parameters that are wrong.
+    """
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The operations with their parameters and documentation."""
+        return [operation.described() for operation in operations_of(self).values()]
+
+    def writes(self, operation: str) -> bool:
+        """Whether the operation needs the store's owner."""
+        return self._find(operation).writes
+
+    async def call(self, operation: str, parameters: Mapping[str, Any]) -> Any:
+        found = self._find(operation)
+        return await found.run(**found.read(parameters))
+
+    def _find(self, operation: str) -> Operation:
+        operations = operations_of(self)
+        found = operations.get(operation)
+        if found is None:
+            raise UnknownResource(
+                "there is no such operation", operation=operation, hint=f"there are {', '.join(sorted(operations))}"
+            )
+        return found

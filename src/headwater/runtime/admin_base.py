@@ -1,0 +1,126 @@
+"""What the groups of admin operations share: the engine, the live server when there is one, and JSON shapes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import msgspec
+
+from headwater.app import App
+from headwater.catalog import Catalog, QueueSpec, TableSpec
+from headwater.clock import Clock, SystemClock, from_ms
+from headwater.codec import decode_json, encode_json
+from headwater.engine import Engine
+from headwater.errors import InvalidValue, UnknownResource
+from headwater.events import Envelope
+
+if TYPE_CHECKING:
+    import httpx
+
+    from headwater.runtime.supervisor import Supervisor
+
+S = TypeVar("S")
+_HINT = "names are app/resource; `headwater ls` lists them"
+
+
+class About(msgspec.Struct, frozen=True):
+    """The running server, for `status`."""
+
+    pid: int
+    address: str
+    started_ms: int
+
+
+class AdminBase:
+    """`supervisor` and `about` are given by a running server only.
+
+    It is the binding (`app.Binding`) of stand-in resources, which reuse the checks of declared ones.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        supervisor: Supervisor | None = None,
+        *,
+        clock: Clock | None = None,
+        store: str = "",
+        about: About | None = None,
+    ) -> None:
+        self.engine = engine
+        self.clock = clock or SystemClock()
+        self.supervisor = supervisor
+        self.store = store
+        self.about = about
+        self.stand_in: App[None] = App("admin")
+        self.stand_in.bind(self)
+
+    def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
+        return None, None
+
+    async def queue_spec(self, queue: str) -> QueueSpec:
+        return _known((await self.engine.catalog()).queues, queue, "queue")
+
+    async def table_spec(self, table: str) -> TableSpec:
+        return _known((await self.engine.catalog()).tables, table, "table")
+
+    async def check_topic(self, topic: str) -> None:
+        _known((await self.engine.catalog()).topics, topic, "topic")
+
+    def check_model(self, kind: Literal["tables", "topics", "queues"], name: str, data: dict[str, Any]) -> None:
+        """Refuse what the model of a resource does not accept, when its app runs here."""
+        app = self._declared_app(name)
+        declared = getattr(app, kind).get(name) if app else None
+        if declared is not None:
+            try:
+                declared.codec.decode(encode_json(data))
+            except InvalidValue as error:
+                error.resource = name
+                raise
+
+    def _declared_app(self, resource: str) -> App[Any] | None:
+        """The app that declares a resource, when it runs here: its models can judge values."""
+        apps = self.supervisor.graph.apps if self.supervisor else ()
+        name = resource.partition("/")[0]
+        return next((app for app in apps if app.name == name), None)
+
+
+def orphans_of(catalog: Catalog, depths: dict[str, int]) -> list[str]:
+    """Queues that hold messages and that no installed app consumes."""
+    return sorted(queue for queue, depth in depths.items() if depth and queue not in catalog.consumed)
+
+
+def _known(named: dict[str, S], name: str, kind: str) -> S:
+    if name not in named:
+        raise UnknownResource(f"the store has no {kind} of this name", resource=name, hint=_HINT)
+    return named[name]
+
+
+def time_of(ms: int) -> str:
+    """RFC 3339, UTC."""
+    return from_ms(ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def event_json(event: Envelope) -> dict[str, Any]:
+    """An event as the admin API shows it; always with the same members."""
+    return {
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "subject": event.subject,
+        "time": time_of(event.time_ms),
+        "data": None if event.data is None else decode_json(event.data),
+        "old": None if event.old is None else decode_json(event.old),
+        "key": None if event.key is None else key_json(event.key),
+        "version": event.version,
+        "expired": event.expired,
+        "attributes": event.attributes,
+        "caller": None if event.caller is None else msgspec.to_builtins(event.caller),
+        "cause": event.cause,
+        "trace": event.trace,
+        "depth": event.depth,
+    }
+
+
+def key_json(key: tuple[str, str | int]) -> list[str | int]:
+    """The parts of a key: one, or two for a table with a sort key."""
+    return [key[0]] if key[1] == "" else [key[0], key[1]]

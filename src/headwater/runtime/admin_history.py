@@ -1,0 +1,129 @@
+"""Admin operations on events: what happened, and what it led to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from headwater.engine import TracedEvent
+from headwater.errors import UnknownResource
+from headwater.runtime.admin_base import AdminBase, event_json
+from headwater.runtime.operations import MAX_PAGE, Limit, Name, Position, operation
+
+TRACE_LIMIT = 1000
+SCAN = 1000
+"""How many waiting messages and dead letters of a queue are looked at for the failures of a traced message."""
+
+
+class HistoryOperations(AdminBase):
+    @operation()
+    async def tail(self, *, after: Position = -1, source: str = "", limit: Limit = 20) -> dict[str, Any]:
+        """Events in commit order: the newest, or those after a position. Hand `next` to the following call as `after`.
+
+        `source` keeps the events of one table, topic or queue; the newest are then those among the last 1,000.
+        """
+        scan = MAX_PAGE if source else limit
+        events = await self.engine.events(after, scan)
+        kept = [traced for traced in events if source in ("", traced.event.source)]
+        following = events[-1].position if events else max(after, 0)
+        more = after >= 0 and len(events) == scan
+        if after < 0:
+            kept = kept[-limit:]
+        elif len(kept) > limit:
+            kept, more = kept[:limit], True
+            following = kept[-1].position
+        return {"events": [_traced_json(traced) for traced in kept], "next": following, "more": more}
+
+    @operation()
+    async def event(self, *, id: Name) -> dict[str, Any]:
+        """One event with the states of its messages: waiting, done or dead."""
+        found = await self.engine.event(id)
+        if found is None:
+            raise _unknown(id)
+        return _traced_json(found)
+
+    @operation()
+    async def trace(self, *, id: Name) -> dict[str, Any]:
+        """All that a request led to, as a tree; `id` is that of an event, a message or a trace.
+
+        `roots` are the requests and calls that began it. Each event has its messages, each message its failures and
+        the events that its handler made.
+        """
+        event = await self.engine.event(id.partition("/")[0])
+        trace = id if event is None else event.event.trace
+        events = await self.engine.trace(trace, TRACE_LIMIT)
+        if not events:
+            raise _unknown(id)
+        notes = await self._notes(events)
+        return {
+            "trace": trace,
+            "events": len(events),
+            "complete": len(events) < TRACE_LIMIT,
+            "roots": _tree(events, notes),
+        }
+
+    async def _notes(self, events: list[TracedEvent]) -> dict[str, dict[str, Any]]:
+        """Receives, failures and dead letters of the messages that are not done, by message id."""
+        wanted: dict[str, set[str]] = defaultdict(set)
+        for traced in events:
+            for queue, state in traced.messages.items():
+                if state != "done":
+                    wanted[queue].add(f"{traced.event.id}/{queue}")
+        notes: dict[str, dict[str, Any]] = {}
+        for queue, ids in wanted.items():
+            for waiting in await self.engine.peek(queue, SCAN):
+                if (id := f"{waiting.event.id}/{queue}") in ids:
+                    notes[id] = {"receives": waiting.receives, "failures": list(waiting.failures)}
+            for letter in await self.engine.dead_letters(queue, SCAN):
+                if letter.message_id in ids:
+                    notes[letter.message_id] = {
+                        "receives": letter.receives,
+                        "failures": list(letter.failures),
+                        "dead_letter": letter.id,
+                        "reason": letter.reason,
+                    }
+        return notes
+
+
+def _unknown(id: str) -> UnknownResource:
+    return UnknownResource(
+        "the history has no event, message or trace of this id",
+        operation="trace",
+        resource=id,
+        hint="events are kept until the `history` setting has passed",
+    )
+
+
+def _traced_json(traced: TracedEvent) -> dict[str, Any]:
+    return {"position": traced.position, **event_json(traced.event), "messages": traced.messages}
+
+
+def _tree(events: list[TracedEvent], notes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Hang each event below the message, or the edited event, that caused it; the others are roots by cause."""
+    known = {traced.event.id for traced in events}
+    below: dict[str, list[TracedEvent]] = defaultdict(list)
+    roots: dict[str, list[TracedEvent]] = {}
+    for traced in events:
+        cause = traced.event.cause or ""
+        if cause.partition("/")[0] in known and cause != traced.event.id:
+            below[cause].append(traced)
+        else:
+            roots.setdefault(cause, []).append(traced)
+    return [
+        {"cause": cause or None, "events": [_node(traced, below, notes) for traced in found]}
+        for cause, found in roots.items()
+    ]
+
+
+def _node(traced: TracedEvent, below: dict[str, list[TracedEvent]], notes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One event with its messages. A message is caused once, so the recursion ends with the events."""
+    messages = []
+    for queue, state in traced.messages.items():
+        id = f"{traced.event.id}/{queue}"
+        made = [_node(child, below, notes) for child in below.pop(id, ())]
+        messages.append({"queue": queue, "state": state, **_EMPTY, **notes.get(id, {}), "events": made})
+    edits = [_node(child, below, notes) for child in below.pop(traced.event.id, ())]
+    return {"position": traced.position, **event_json(traced.event), "messages": messages, "edited": edits}
+
+
+_EMPTY: dict[str, Any] = {"receives": None, "failures": [], "dead_letter": None, "reason": None}

@@ -1,0 +1,101 @@
+"""Admin operations on the store as a whole: its state, its resources, its health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from headwater.catalog import QueueSpec, TableSpec
+from headwater.engine import QueueStats
+from headwater.runtime.admin_base import AdminBase, orphans_of, time_of
+from headwater.runtime.operations import operation
+
+_TOTALS = ("depth", "in_flight", "delayed", "dead")
+
+
+class ResourceOperations(AdminBase):
+    @operation()
+    async def status(self) -> dict[str, Any]:
+        """The store, the server that owns it, and the sums of all queues."""
+        catalog, stats = await self.engine.catalog(), await self.engine.stats()
+        return {
+            "store": self.store,
+            "engine": self.engine.features.engine,
+            "time": time_of(await self.engine.now_ms()),
+            "apps": sorted(catalog.apps),
+            "server": self._server(),
+            "queues": {"count": len(stats), **{name: sum(getattr(s, name) for s in stats) for name in _TOTALS}},
+            "paused": [queue.queue for queue in stats if queue.paused],
+            "orphans": orphans_of(catalog, {queue.queue: queue.depth for queue in stats}),
+        }
+
+    def _server(self) -> dict[str, Any] | None:
+        if self.supervisor is None:
+            return None
+        about = {} if self.about is None else msgspec.to_builtins(self.about)
+        if self.about is not None:
+            about["started"] = time_of(about.pop("started_ms"))
+        apps = [app.name for app in self.supervisor.graph.apps]
+        return {**about, "revision": self.supervisor.revision, "apps": apps}
+
+    @operation()
+    async def resources(self) -> dict[str, Any]:
+        """Everything that the store's apps declare: tables, topics, queues with their depths, routes, subscriptions."""
+        catalog = await self.engine.catalog()
+        routes = [msgspec.to_builtins(route) for route in catalog.routes]
+        return {
+            "apps": sorted(catalog.apps),
+            "tables": [_table_json(spec) for _, spec in sorted(catalog.tables.items())],
+            "topics": [{"name": name} for name in sorted(catalog.topics)],
+            "queues": await self._queues(),
+            "routes": [route for route in routes if not route["id"]],
+            "subscriptions": [route for route in routes if route["id"]],
+        }
+
+    @operation()
+    async def queues(self) -> dict[str, Any]:
+        """All queues: policy, depths, and the consumer's counts while a server runs."""
+        return {"queues": await self._queues()}
+
+    async def _queues(self) -> list[dict[str, Any]]:
+        catalog = await self.engine.catalog()
+        consumed = frozenset(catalog.consumed)
+        found = []
+        for stats in await self.engine.stats():
+            spec = catalog.queues.get(stats.queue)
+            if spec is not None or stats.depth or stats.dead:
+                found.append({**self._queue(stats, spec), "consumed": stats.queue in consumed})
+        return found
+
+    def _queue(self, stats: QueueStats, spec: QueueSpec | None) -> dict[str, Any]:
+        policy = None if spec is None else msgspec.to_builtins(spec)
+        if policy is not None:
+            del policy["name"]
+        counts: dict[str, Any] = msgspec.to_builtins(stats)
+        return {"name": counts.pop("queue"), **counts, "policy": policy, "consumer": self._consumer(stats.queue)}
+
+    def _consumer(self, queue: str) -> dict[str, Any] | None:
+        consumer = self.supervisor.consumers.get(queue) if self.supervisor else None
+        if consumer is None:
+            return None
+        spec = consumer.spec
+        return {
+            **msgspec.to_builtins(consumer.stats),
+            "handler": spec.name,
+            "place": spec.place,
+            "concurrency": spec.concurrency,
+            "batch": spec.batch,
+        }
+
+    @operation()
+    async def check(self) -> dict[str, Any]:
+        """Read the whole store and name each damage found; an empty list means that it is sound."""
+        damage = await self.engine.check()
+        return {"sound": not damage, "damage": damage}
+
+
+def _table_json(spec: TableSpec) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(spec)
+    shown["key"] = [part for part in (shown.pop("partition"), shown.pop("sort")) if part]
+    return shown

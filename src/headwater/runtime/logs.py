@@ -1,0 +1,62 @@
+"""Logs: lines on standard error, coloured on a terminal, JSON objects with `HEADWATER_LOG=json`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure_logs(
+    stream: TextIO | None = None, environ: Mapping[str, str] | None = None, *, lowest: str = "info"
+) -> None:
+    """Send structlog's lines and those of the standard library (from warnings on) to the stream.
+
+    `HEADWATER_LOG=json` writes an object a line, `HEADWATER_LOG_LEVEL` is the lowest level shown, else `lowest`.
+    """
+    target = sys.stderr if stream is None else stream
+    variables = os.environ if environ is None else environ
+    level = LEVELS.get(variables.get("HEADWATER_LOG_LEVEL", "").lower(), LEVELS[lowest])
+    as_json = variables.get("HEADWATER_LOG") == "json"
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
+    ]
+    last = _last(target, variables, as_json=as_json)
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(target),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(level, logging.WARNING))
+
+
+def _last(target: TextIO, variables: Mapping[str, str], *, as_json: bool) -> list[Any]:
+    if as_json:
+        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    colors = target.isatty() and not variables.get("NO_COLOR")
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback, pad_level=False
+        )
+    ]

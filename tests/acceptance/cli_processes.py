@@ -1,0 +1,112 @@
+"""Real processes for the acceptance tests: the CLI, and a server started by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+HEADWATER = (sys.executable, "-m", "headwater.cli")
+PATIENCE_S = 20.0
+SHOP = Path(__file__).parent / "shop_app.py"
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """The environment without settings of Headwater's, with warnings as errors off: stderr is compared."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
+    return {**kept, "NO_COLOR": "1", **more}
+
+
+class Ended:
+    """How a command ended."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.code = done.returncode
+        self.out = done.stdout
+        self.err = done.stderr
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def ok(self) -> Ended:
+        assert self.code == 0, f"exit {self.code}\n{self.out}\n{self.err}"
+        return self
+
+    def failed(self, code: int) -> Ended:
+        """An expected error: its code, `error:` on standard error, no data, no traceback."""
+        assert self.code == code, f"exit {self.code}\n{self.out}\n{self.err}"
+        assert self.err.startswith("error: "), self.err
+        assert "Traceback" not in self.err
+        return self
+
+
+def cli(folder: Path, *arguments: str, stdin: str = "", **environment: str) -> Ended:
+    """Run one command in a folder."""
+    done = subprocess.run(
+        [*HEADWATER, *arguments],
+        cwd=folder,
+        env=clean_environment(**environment),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return Ended(done)
+
+
+def make_shop(folder: Path) -> Path:
+    """A folder with the sample app and its settings."""
+    folder.mkdir(exist_ok=True)
+    (folder / "shop.py").write_text(SHOP.read_text("utf-8"), "utf-8")
+    (folder / "headwater.toml").write_text('[default]\napps = ["shop"]\nport = 0\ndrain = "5s"\n', "utf-8")
+    return folder
+
+
+class Serving:
+    """A `headwater run` process; leaving the context ends it."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.folder = folder
+        self.log = folder / f"stderr-{time.monotonic_ns()}"
+        with self.log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [*HEADWATER, "run", *arguments], cwd=folder, env=clean_environment(**environment), stderr=stderr
+            )
+
+    def __enter__(self) -> Serving:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE_S)
+
+    @property
+    def stderr(self) -> str:
+        return self.log.read_text("utf-8")
+
+    def wait_for(self, pattern: str, count: int = 1) -> list[str]:
+        """Until the log has so many matches; fails when the process ends before."""
+        end = time.monotonic() + PATIENCE_S
+        while len(found := re.findall(pattern, self.stderr)) < count:
+            assert time.monotonic() < end, f"no {pattern!r} in:\n{self.stderr}"
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.stderr}"
+            time.sleep(0.02)
+        return [str(match) for match in found]
+
+    @property
+    def url(self) -> str:
+        return self.wait_for(r"headwater serves (\S+) \(pid")[-1]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)

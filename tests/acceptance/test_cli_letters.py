@@ -1,0 +1,65 @@
+"""Redriving while a server handles what comes back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.cli_processes import PATIENCE_S, Serving, cli, make_shop
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    made = make_shop(tmp_path_factory.mktemp("letters"))
+    with Serving(made) as server:
+        _ = server.url
+        yield made
+        assert server.stop() == 0
+
+
+def letters(folder: Path, count: int) -> list[Any]:
+    """The dead letters, when there are so many."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        found: list[Any] = cli(folder, "dlq", "ls", "--json").json["dead_letters"]
+        if len(found) == count:
+            return found
+        assert time.monotonic() < end, found
+
+
+def test_a_queue_is_redriven_once_at_a_rate_though_its_letters_die_again(folder: Path) -> None:
+    for n in range(3):
+        cli(folder, "publish", "shop/placed", json.dumps({"id": f"dead-{n}", "cents": -1})).ok()
+    before = [letter["id"] for letter in letters(folder, 3)]
+    began = time.monotonic()
+    redriven = cli(folder, "dlq", "redrive", "--queue", "shop/bills", "--rate", "4", "--json").ok().json
+    assert time.monotonic() - began >= 0.5
+    assert redriven == {"ids": before, "missing": []}
+    again = letters(folder, 3)
+    assert not {letter["id"] for letter in again} & set(before)
+    cli(folder, "dlq", "discard", "--queue", "shop/bills", "--yes").ok()
+    assert letters(folder, 0) == []
+
+
+def test_an_edited_letter_is_handled_and_hangs_below_the_first_event(folder: Path) -> None:
+    event = cli(folder, "publish", "shop/placed", '{"id": "mended", "cents": -1}', "--json").ok().json["id"]
+    (letter,) = letters(folder, 1)
+    refused = cli(folder, "dlq", "redrive", str(letter["id"]), "--edit", '{"id": "mended"}').failed(1)
+    assert "cents" in refused.err
+    assert letters(folder, 1) == [letter]
+    cli(folder, "dlq", "redrive", str(letter["id"]), "--edit", '{"id": "mended", "cents": 7}').ok()
+    letters(folder, 0)
+    end = time.monotonic() + PATIENCE_S
+    while (row := cli(folder, "table", "get", "shop/orders", "mended", "--json")).code != 0:
+        assert time.monotonic() < end
+    assert row.json["value"]["cents"] == 7
+    (root,) = cli(folder, "trace", event, "--json").ok().json["roots"]
+    (first,) = root["events"]
+    (edited,) = first["edited"]
+    assert edited["data"] == {"id": "mended", "cents": 7}
+    assert [made["source"] for made in edited["messages"][0]["events"]] == ["shop/orders"]
