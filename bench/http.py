@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import statistics
 import sys
 from collections.abc import AsyncIterator
@@ -66,12 +68,14 @@ sys.exit(uvloop.run(main()))
 
 @asynccontextmanager
 async def _served(code: str, *arguments: str) -> AsyncIterator[None]:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *arguments)
+    quiet = {**os.environ, "HEADWATER_LOG_LEVEL": "warning"}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *arguments, env=quiet)
     try:
         await _until_open(int(arguments[0]))
         yield
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
 
 
@@ -110,8 +114,6 @@ async def _load(port: int, path: str, n: int) -> float:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

@@ -10,6 +10,7 @@ from typing import Any
 from headwater.app import App
 from headwater.clock import SystemClock
 from headwater.engines import make_engine
+from headwater.runtime.server import spare_collector
 from headwater.runtime.supervisor import Supervisor
 
 
@@ -19,6 +20,7 @@ async def running(folder: Path, *apps: App[Any]) -> AsyncIterator[Supervisor]:
     supervisor = Supervisor(apps, make_engine(f"sqlite:{folder / 'store'}", clock=clock), clock)
     await supervisor.start()
     await supervisor.serve()
+    spare_collector()
     try:
         yield supervisor
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -59,6 +60,17 @@ class _Listener(uvicorn.Server):
         self.should_exit = True
 
 
+def spare_collector() -> None:
+    """Make the garbage collector look seldom, and never at what was imported.
+
+    A server allocates much that is soon freed by counting; at the default threshold the collector took a tenth of
+    its time (measured with `bench pipeline`).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 class Server:
     """One process that serves apps on a store; `run()` returns its exit code.
 
@@ -98,6 +110,7 @@ class Server:
         try:
             await _until_started((public, local), servers)
             await self.supervisor.serve()
+            spare_collector()
             ready()
             await asyncio.wait([broken, stopped, *servers], return_when=asyncio.FIRST_COMPLETED)
             failed = broken.done()
