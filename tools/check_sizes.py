@@ -62,9 +62,7 @@ def source_files(folders: list[str]) -> Iterator[Path]:
 
 
 def main(folders: list[str]) -> int:
-    breaches = [
-        f"{path}:{line}: {message}" for path in source_files(folders) for line, message in check_file(path)
-    ]
+    breaches = [f"{path}:{line}: {message}" for path in source_files(folders) for line, message in check_file(path)]
     print("\n".join(breaches) or "sizes: all within the limits")
     return 1 if breaches else 0
 
