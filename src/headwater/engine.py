@@ -118,12 +118,25 @@ class Subscription(msgspec.Struct, frozen=True):
     route: RouteSpec
 
 
+class MessageNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to tell of a message that is not simply done. `receives` and `dead_letter` are None when it is."""
+
+    receives: int | None = None
+    failures: tuple[dict[str, Any], ...] = ()
+    dead_letter: int | None = None
+    reason: str | None = None
+
+
 class TracedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event of the history with the state of each of its messages: waiting, dead or done."""
+    """An event of the history with the state of each of its messages by queue: waiting, dead or done.
+
+    `notes` tells more of those that wait, died, or did not succeed at once.
+    """
 
     position: int
     event: Envelope
     messages: dict[str, str]
+    notes: dict[str, MessageNote] = {}
 
 
 class Lifecycle(Protocol):

@@ -231,9 +231,9 @@ class _Audit:
         self.events: dict[str, tuple[Envelope, list[str]]] = {}
         self.in_order: list[Envelope] = []
         self.unknown: list[str] = []
-        for body, queues in fetch(reader, "SELECT envelope, queues FROM event ORDER BY seq"):
+        for body, messages in fetch(reader, "SELECT envelope, messages FROM event ORDER BY seq"):
             event = msgspec.msgpack.decode(body, type=Envelope)
-            self.events[event.id] = event, [names[int(number)] for number in queues.split(",") if number]
+            self.events[event.id] = event, [names[int(m.partition(":")[0])] for m in messages.split(",") if m]
             self.in_order.append(event)
         self.waiting: Counter[str] = Counter()
         for queue, id in fetch(reader, "SELECT queue, id FROM message LEFT JOIN event ON seq = event"):

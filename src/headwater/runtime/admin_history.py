@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from headwater.engine import TracedEvent
+import msgspec
+
+from headwater.engine import MessageNote, TracedEvent
 from headwater.errors import UnknownResource
 from headwater.runtime.admin_base import AdminBase, event_json
 from headwater.runtime.operations import MAX_PAGE, Limit, Name, Position, operation
 
 TRACE_LIMIT = 1000
-SCAN = 1000
-"""How many waiting messages and dead letters of a queue are looked at for the failures of a traced message."""
 
 
 class HistoryOperations(AdminBase):
@@ -54,35 +54,12 @@ class HistoryOperations(AdminBase):
         events = await self.engine.trace(trace, TRACE_LIMIT)
         if not events:
             raise _unknown(id)
-        notes = await self._notes(events)
         return {
             "trace": trace,
             "events": len(events),
             "complete": len(events) < TRACE_LIMIT,
-            "roots": _tree(events, notes),
+            "roots": _tree(events),
         }
-
-    async def _notes(self, events: list[TracedEvent]) -> dict[str, dict[str, Any]]:
-        """Receives, failures and dead letters of the messages that are not done, by message id."""
-        wanted: dict[str, set[str]] = defaultdict(set)
-        for traced in events:
-            for queue, state in traced.messages.items():
-                if state != "done":
-                    wanted[queue].add(f"{traced.event.id}/{queue}")
-        notes: dict[str, dict[str, Any]] = {}
-        for queue, ids in wanted.items():
-            for waiting in await self.engine.peek(queue, SCAN):
-                if (id := f"{waiting.event.id}/{queue}") in ids:
-                    notes[id] = {"receives": waiting.receives, "failures": list(waiting.failures)}
-            for letter in await self.engine.dead_letters(queue, SCAN):
-                if letter.message_id in ids:
-                    notes[letter.message_id] = {
-                        "receives": letter.receives,
-                        "failures": list(letter.failures),
-                        "dead_letter": letter.id,
-                        "reason": letter.reason,
-                    }
-        return notes
 
 
 def _unknown(id: str) -> UnknownResource:
@@ -98,7 +75,7 @@ def _traced_json(traced: TracedEvent) -> dict[str, Any]:
     return {"position": traced.position, **event_json(traced.event), "messages": traced.messages}
 
 
-def _tree(events: list[TracedEvent], notes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _tree(events: list[TracedEvent]) -> list[dict[str, Any]]:
     """Hang each event below the message, or the edited event, that caused it; the others are roots by cause."""
     known = {traced.event.id for traced in events}
     below: dict[str, list[TracedEvent]] = defaultdict(list)
@@ -110,20 +87,20 @@ def _tree(events: list[TracedEvent], notes: dict[str, dict[str, Any]]) -> list[d
         else:
             roots.setdefault(cause, []).append(traced)
     return [
-        {"cause": cause or None, "events": [_node(traced, below, notes) for traced in found]}
-        for cause, found in roots.items()
+        {"cause": cause or None, "events": [_node(traced, below) for traced in found]} for cause, found in roots.items()
     ]
 
 
-def _node(traced: TracedEvent, below: dict[str, list[TracedEvent]], notes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _node(traced: TracedEvent, below: dict[str, list[TracedEvent]]) -> dict[str, Any]:
     """One event with its messages. A message is caused once, so the recursion ends with the events."""
     messages = []
     for queue, state in traced.messages.items():
         id = f"{traced.event.id}/{queue}"
-        made = [_node(child, below, notes) for child in below.pop(id, ())]
-        messages.append({"queue": queue, "state": state, **_EMPTY, **notes.get(id, {}), "events": made})
-    edits = [_node(child, below, notes) for child in below.pop(traced.event.id, ())]
+        note = msgspec.to_builtins(traced.notes.get(queue, _NOTHING))
+        made = [_node(child, below) for child in below.pop(id, ())]
+        messages.append({"queue": queue, "state": state, **note, "events": made})
+    edits = [_node(child, below) for child in below.pop(traced.event.id, ())]
     return {"position": traced.position, **event_json(traced.event), "messages": messages, "edited": edits}
 
 
-_EMPTY: dict[str, Any] = {"receives": None, "failures": [], "dead_letter": None, "reason": None}
+_NOTHING = MessageNote()

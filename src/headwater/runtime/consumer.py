@@ -77,6 +77,7 @@ class Consumer:
         self._extender: Timer | None = None
         self._resting: dict[int, Work] = {}
         self._abandoned = False
+        self._cut: list[Delivery] = []
 
     def start(self) -> None:
         self._spawn()
@@ -118,7 +119,7 @@ class Consumer:
         for slot in self._slots:
             slot.cancel()
         await asyncio.gather(*self._slots, return_exceptions=True)
-        await self._give_back(buffered)
+        await self._give_back([*buffered, *self._cut])
         try:
             async with asyncio.timeout(deadline_s):
                 await self._quiet.wait()
@@ -212,6 +213,9 @@ class Consumer:
                 self._track(submitted)
         except Exception as error:
             self._fail(work, error)
+        except asyncio.CancelledError:
+            self._cut += work.deliveries
+            raise
         finally:
             self.stats.running -= 1
 

@@ -285,29 +285,29 @@ class Batch:
         self._store_event(event)
 
     def _store_event(self, event: Envelope) -> None:
-        queues = []
+        places = []
         seq = self._next_seq()
         for destination in self.state.router.destinations(event):
             number = self.state.ids[destination.queue]
-            queues.append(str(number))
-            self._add_message(number, seq, event, destination.group, destination.delay_ms)
-        self._append_event(seq, event, ",".join(queues), event.subject if event.key else None)
+            places.append(self._add_message(number, seq, event, destination.group, destination.delay_ms))
+        self._append_event(seq, event, ",".join(places), event.subject if event.key else None)
 
     def _next_seq(self) -> int:
         self.head.event_seq += 1
         return self.head.event_seq
 
-    def _append_event(self, seq: int, event: Envelope, queues: str, subject: str | None = None) -> None:
+    def _append_event(self, seq: int, event: Envelope, places: str, subject: str | None = None) -> None:
         body = encode_envelope(event)
         source = self.state.ids.get(event.source, 0)
-        self.events.append((seq, event.id, event.trace, source, subject, event.time_ms, body, checksum(body), queues))
+        self.events.append((seq, event.id, event.trace, source, subject, event.time_ms, body, checksum(body), places))
 
     def _add_message(
         self, queue: int, seq: int, event: Envelope, group: str | None, delay_ms: int, *, redriven: bool = False
-    ) -> None:
+    ) -> str:
+        """Put the event into a queue; its place there as the event's row keeps it (0: a dead letter at once)."""
         if event.depth > MAX_DEPTH:
             self._bury(queue, event, group, 0, f"the event is more than {MAX_DEPTH} causes deep")
-            return
+            return f"{queue}:0"
         self.head.position = position = self.head.position + 1
         ready_ms = self.now_ms + delay_ms if delay_ms else 0
         self.messages.append((queue, position, seq, group, ready_ms, 0, redriven, self.now_ms))
@@ -318,6 +318,7 @@ class Batch:
         else:
             fresh.append(entry)
         self.added[queue] = self.added.get(queue, 0) + 1
+        return f"{queue}:{position}"
 
     def _adopt_emit(self, emit: Emit, queue: str) -> None:
         event = emit.event
@@ -330,8 +331,8 @@ class Batch:
         spec, number = self.state.queues[queue], self.state.ids[queue]
         seq = self._next_seq()
         delay_ms = spec.delay_ms if emit.delay_ms is None else emit.delay_ms
-        self._add_message(number, seq, event, (emit.group or "") if spec.fifo else None, delay_ms)
-        self._append_event(seq, event, str(number))
+        place = self._add_message(number, seq, event, (emit.group or "") if spec.fifo else None, delay_ms)
+        self._append_event(seq, event, place)
 
     def _adopt_settle(self, settle: Settle) -> None:
         if settle.outcome == "fence":
@@ -380,15 +381,16 @@ class Batch:
             self.redriven[redrive.id] = queue
             verify(crc, lambda: f"dead letter {redrive.id}", body)  # noqa: B023
             event = decode_envelope(body)
+            outcome = "discard" if redrive.discard else "redrive"
+            self.attempts.append((event.id, queue, 0, outcome, redrive.reason, "", self.now_ms, self.now_ms))
             if redrive.discard:
-                self.attempts.append((event.id, queue, 0, "discard", redrive.reason, "", self.now_ms, self.now_ms))
                 continue
             if redrive.data is not None:
                 event = documents.edited(event, f"{commit.id}-r{n}", redrive.data, self.now_ms)
             event.depth = 0
             seq = self._next_seq()
-            self._add_message(queue, seq, event, group, 0, redriven=True)
-            self._append_event(seq, event, str(queue))
+            place = self._add_message(queue, seq, event, group, 0, redriven=True)
+            self._append_event(seq, event, place)
         return missing
 
 

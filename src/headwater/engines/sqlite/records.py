@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import apsw
 
-from headwater.engine import Query, Record, RecordPage, TracedEvent
+from headwater.engine import MessageNote, Query, Record, RecordPage, TracedEvent
 from headwater.engines.sqlite.database import Row, fetch, translate, verify
 from headwater.engines.sqlite.documents import subject
 from headwater.engines.sqlite.state import decode_envelope
@@ -19,7 +19,10 @@ from headwater.events import Envelope, Key, KeyPart
 P = ParamSpec("P")
 R = TypeVar("R")
 _READ = "SELECT version, body, crc, schema, expires_ms FROM record WHERE tbl = ? AND pk = ? AND sk = ?"
-_EVENT = "SELECT seq, envelope, crc, queues FROM event"
+_TRIED = "SELECT DISTINCT queue FROM attempt WHERE event_id = ?"
+_DEAD = "SELECT queue, id, receives, reason FROM dead WHERE event_id = ?"
+_WAITING = "SELECT receives FROM message WHERE queue = ? AND position = ?"
+_EVENT = "SELECT seq, envelope, crc, messages FROM event"
 
 
 def translated(operation: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -108,28 +111,32 @@ class Records(Store):
     def _traced(self, statement: str, bindings: Row) -> list[TracedEvent]:
         """Events with the states of their messages; a redriven event, stored again, is told once."""
         found: dict[str, TracedEvent] = {}
-        for seq, body, crc, queues in fetch(self.reader, statement, bindings):
-            event = _envelope((seq, body, crc, queues))
-            messages = {self.state.names[int(number)]: "done" for number in queues.split(",") if number}
-            traced = found.setdefault(event.id, TracedEvent(position=seq, event=event, messages={}))
-            traced.messages.update(messages)
+        places: dict[str, dict[int, int]] = {}
+        for seq, body, crc, messages in fetch(self.reader, statement, bindings):
+            event = _envelope((seq, body, crc, messages))
+            found.setdefault(event.id, TracedEvent(position=seq, event=event, messages={}))
+            places.setdefault(event.id, {}).update(read_places(messages))
         for id, traced in found.items():
-            traced.messages.update(self._unfinished(id, traced.messages))
+            self._note(traced, places[id])
         return list(found.values())
 
-    def _unfinished(self, event_id: str, queues: Iterable[str]) -> dict[str, str]:
-        states: dict[str, str] = {}
-        for queue in queues:
-            number = self.state.ids[queue]
-            waiting = fetch(
-                self.reader,
-                "SELECT 1 FROM event e JOIN message m ON m.queue = ? AND m.event = e.seq WHERE e.id = ? LIMIT 1",
-                (number, event_id),
-            )
+    def _note(self, traced: TracedEvent, places: dict[int, int]) -> None:
+        """Tell of each message of an event whether it waits, is dead or done, and what happened to it."""
+        event_id = traced.event.id
+        tried = {queue for (queue,) in fetch(self.reader, _TRIED, (event_id,))}
+        dead = {row[0]: row[1:] for row in fetch(self.reader, _DEAD, (event_id,))}
+        for number in {**places, **dead}:
+            queue = self.state.names[number]
+            waiting = fetch(self.reader, _WAITING, (number, places.get(number, 0)))
+            letter, receives, reason = dead.get(number, (None, None, None))
             if waiting:
-                states[queue] = "waiting"
-        dead = fetch(self.reader, "SELECT queue FROM dead WHERE event_id = ?", (event_id,))
-        return states | {self.state.names[queue]: "dead" for (queue,) in dead}
+                receives = waiting[0][0]
+            traced.messages[queue] = "waiting" if waiting else "done" if letter is None else "dead"
+            if waiting or letter is not None or number in tried:
+                failures = self.failures(event_id, number) if number in tried else ()
+                traced.notes[queue] = MessageNote(
+                    receives=receives, failures=failures, dead_letter=letter, reason=reason
+                )
 
     def failures(self, event_id: str, queue: int) -> tuple[dict[str, Any], ...]:
         """The attempts of a message that did not end in a plain acknowledgement, oldest first."""
@@ -147,6 +154,11 @@ def _envelope(row: Row) -> Envelope:
     seq, body, crc, _ = row
     verify(crc, lambda: f"event {seq}", body)
     return decode_envelope(body)
+
+
+def read_places(messages: str) -> dict[int, int]:
+    """An event row's `messages`: queue → position."""
+    return {int(queue): int(position) for queue, _, position in (m.partition(":") for m in messages.split(",") if m)}
 
 
 def _place(row: Row, query: Query) -> tuple[KeyPart, ...]:

@@ -42,7 +42,7 @@ CREATE TABLE entry (
     PRIMARY KEY (idx, partition, sort, pk, sk)
 ) STRICT, WITHOUT ROWID;
 
--- The history: seq is the order of commits; queues lists the numbers of the queues that the event went to;
+-- The history: seq is the order of commits; messages lists the "queue:position" that the event went to;
 -- subject is set for changes of records only.
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY,
@@ -53,7 +53,7 @@ CREATE TABLE event (
     time_ms INTEGER NOT NULL,
     envelope BLOB NOT NULL,
     crc INTEGER NOT NULL,
-    queues TEXT NOT NULL
+    messages TEXT NOT NULL
 ) STRICT;
 
 CREATE INDEX event_id ON event (id);

@@ -7,8 +7,9 @@ from typing import Any
 
 import apsw
 
-from headwater.engines.sqlite.database import checksum, fetch, insert_rows
+from headwater.engines.sqlite.database import Row, checksum, fetch, insert_rows
 from headwater.engines.sqlite.queues import Queues, delete_messages
+from headwater.engines.sqlite.records import read_places
 from headwater.ids import new_id
 from headwater.unit import Commit, Write
 
@@ -89,13 +90,13 @@ class Upkeep(Queues):
             swept = connection.changes()
             rows = fetch(
                 connection,
-                "SELECT seq, id, time_ms FROM event WHERE seq > ? ORDER BY seq LIMIT ?",
+                "SELECT seq, id, messages, time_ms FROM event WHERE seq > ? ORDER BY seq LIMIT ?",
                 (self._swept, limit),
             )
             # Time never steps back along seq: what follows the first young event is younger still.
-            rows = [(seq, id) for seq, id, time_ms in rows if time_ms <= oldest_ms]
+            rows = [row for row in rows if row[-1] <= oldest_ms]
             self._swept = rows[-1][0] if len(rows) == limit else 0
-            return swept + _sweep_events(connection, rows, list(self.state.counts))
+            return swept + _sweep_events(connection, rows)
 
         return int(await self.writer.run(work))
 
@@ -109,12 +110,9 @@ class Upkeep(Queues):
         return old or bool(claims)
 
 
-def _sweep_events(connection: apsw.Connection, rows: list[tuple[int, str]], queues: list[int]) -> int:
+def _sweep_events(connection: apsw.Connection, rows: list[Row]) -> int:
     """Delete those of the events that no waiting message needs, with the attempts made on them."""
-    if not rows:
-        return 0
-    needed = _needed(connection, rows[0][0], rows[-1][0], queues)
-    gone = [row for row in rows if row[0] not in needed]
+    gone = [(seq, id) for seq, id, messages, _ in rows if not _is_needed(connection, messages)]
     if not gone:
         return 0
     connection.execute("DELETE FROM event WHERE seq IN carray(?)", (apsw.carray(array("q", [s for s, _ in gone])),))
@@ -126,13 +124,9 @@ def _sweep_events(connection: apsw.Connection, rows: list[tuple[int, str]], queu
     return len(gone)
 
 
-def _needed(connection: apsw.Connection, first: int, last: int, queues: list[int]) -> set[int]:
-    """Which events from `first` to `last` have messages: in each queue they stand in the order of events."""
-    needed = set()
-    for queue in queues:
-        for (seq,) in connection.execute("SELECT event FROM message WHERE queue = ? ORDER BY position", (queue,)):
-            if seq > last:
-                break
-            if seq >= first:
-                needed.add(seq)
-    return needed
+def _is_needed(connection: apsw.Connection, messages: str) -> bool:
+    """Whether one of the event's messages still waits."""
+    return any(
+        fetch(connection, "SELECT 1 FROM message WHERE queue = ? AND position = ?", place)
+        for place in read_places(messages).items()
+    )
