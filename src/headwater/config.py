@@ -24,7 +24,8 @@ _SOCKET_PATH_MAX = 100
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one environment. Paths are relative to the folder of `headwater.toml`.
 
-    `history` is how long events are kept after their messages are done; `drain` bounds a graceful stop.
+    `history` is how long events are kept after their messages are done, `history_events` how many at the most;
+    `drain` bounds a graceful stop.
     """
 
     apps: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8000
     history: str = "7d"
+    history_events: int = 5_000_000
     drain: str = "10s"
     services: dict[str, str] = {}
 
@@ -113,7 +115,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in ("store", "host", "port", "history", "drain"):
+    for name in ("store", "host", "port", "history", "history_events", "drain"):
         if value := variables.get(f"HEADWATER_{name.upper()}"):
             found[name] = absolute_store(value, Path.cwd()) if name == "store" else value
     if apps := variables.get("HEADWATER_APPS"):

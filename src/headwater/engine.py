@@ -279,8 +279,9 @@ class Upkeep(Protocol):
         """Move messages older than their queue's retention to the dead letters; how many."""
         ...
 
-    async def sweep(self, history_ms: int, limit: int) -> int:
-        """Delete events that no message needs and that are older than `history_ms`, and expired claims."""
+    async def sweep(self, history_ms: int, limit: int, *, most: int | None = None) -> int:
+        """Delete events that no message needs and that are older than `history_ms` or not among the newest `most`
+        ones, and expired claims; how many of at most `limit` each."""
         ...
 
 

@@ -98,6 +98,17 @@ async def test_sweeping_passes_what_is_needed(shop: Store) -> None:
     assert await shop.engine.events(0) == []
 
 
+async def test_sweeping_keeps_only_the_newest(shop: Store) -> None:
+    await shop.send("shop/jobs", *range(10))
+    await shop.send("shop/more", "needed")
+    await shop.drain("shop/jobs")
+    assert await shop.engine.sweep(DAY_S * 1000, 100, most=11) == 0
+    assert await shop.engine.sweep(DAY_S * 1000, 100, most=4) == 7
+    assert len(await shop.engine.events(0)) == 4
+    assert await shop.engine.sweep(DAY_S * 1000, 100, most=0) == 3
+    assert [traced.messages for traced in await shop.engine.events(0)] == [{"shop/more": "waiting"}]
+
+
 async def test_sweeping_removes_expired_claims_only(shop: Store) -> None:
     await shop.claim("s", "short", 10, b"1")
     await shop.claim("s", "long", 20, b"2")

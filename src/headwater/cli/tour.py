@@ -41,7 +41,7 @@ def tour(once: bool) -> int:
     from headwater.runtime.server import Server
     from headwater.runtime.supervisor import single
 
-    configure_logs()
+    configure_logs(lowest="warning")
     folder = find_folder(Path.cwd())
     config = tour_config(folder)
     clear_store(config.store, folder / STORE)

@@ -11,16 +11,18 @@ from headwater.errors import StoreError, StoreFull
 SLICE = 500
 PERIOD_S = 1.0
 HISTORY_MS = 7 * 86_400_000
+HISTORY_EVENTS = 5_000_000
 log = structlog.get_logger("headwater.janitor")
 
 
 class Janitor:
     """`run()` until cancelled; `tick()` does what is due now."""
 
-    def __init__(self, engine: Engine, clock: Clock, history_ms: int = HISTORY_MS) -> None:
+    def __init__(self, engine: Engine, clock: Clock, history_ms: int = HISTORY_MS, most: int = HISTORY_EVENTS) -> None:
         self._engine = engine
         self._clock = clock
         self._history_ms = history_ms
+        self._most = most
 
     async def run(self) -> None:
         while True:
@@ -39,7 +41,7 @@ class Janitor:
         while True:
             removed = await self._engine.expire_records(SLICE)
             removed += await self._engine.expire_messages(SLICE)
-            removed += await self._engine.sweep(self._history_ms, SLICE)
+            removed += await self._engine.sweep(self._history_ms, SLICE, most=self._most)
             total += removed
             if removed < SLICE:
                 return total

@@ -83,7 +83,13 @@ class Server:
         self._stop = asyncio.Event()
         self._clock = SystemClock()
         self._engine = make_engine(config.store, clock=self._clock)
-        self.supervisor = Supervisor(apps, self._engine, self._clock, history_ms=config.history_ms)
+        self.supervisor = Supervisor(
+            apps,
+            self._engine,
+            self._clock,
+            history_ms=config.history_ms,
+            history_events=config.history_events,
+        )
 
     def stop(self) -> None:
         """Begin to drain; `run` returns when that is done."""

@@ -21,7 +21,7 @@ from headwater.errors import DeclarationError
 from headwater.graph import Graph, build_graph, check_sources
 from headwater.http.lifespan import Lifespan
 from headwater.runtime.consumer import Consumer
-from headwater.runtime.janitor import HISTORY_MS, Janitor
+from headwater.runtime.janitor import HISTORY_EVENTS, HISTORY_MS, Janitor
 from headwater.transactions import end_waits, serve_waits
 
 if TYPE_CHECKING:
@@ -43,13 +43,14 @@ class Supervisor:
         *,
         reach: Mapping[str, tuple[httpx.AsyncBaseTransport | None, str]] | None = None,
         history_ms: int = HISTORY_MS,
+        history_events: int = HISTORY_EVENTS,
         upkeep: bool = True,
     ) -> None:
         self.engine = engine
         self.clock = clock
         self.graph: Graph = build_graph(apps)
         self.consumers: dict[str, Consumer] = {}
-        self.janitor = Janitor(engine, clock, history_ms)
+        self.janitor = Janitor(engine, clock, history_ms, history_events)
         self.urls: dict[str, tuple[httpx.AsyncBaseTransport | None, str]] = dict(reach or {})
         self.revision = 0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="headwater-handler")

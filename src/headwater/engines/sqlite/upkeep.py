@@ -75,17 +75,17 @@ class Upkeep(Queues):
         died, _ = await self._remove(number, work, die=True)
         return died
 
-    async def sweep(self, history_ms: int, limit: int) -> int:
+    async def sweep(self, history_ms: int, limit: int, *, most: int | None = None) -> int:
         oldest_ms = self.present_ms() - history_ms
-        if not self._anything_to_sweep(oldest_ms):
+        oldest_seq = 0 if most is None else self.state.head.event_seq - most
+        if not self._anything_to_sweep(oldest_ms, oldest_seq):
             return 0
 
         def work(connection: apsw.Connection) -> Any:
-            now_ms = self.writer.now_ms()
             connection.execute(
                 "DELETE FROM claim WHERE (scope, id) IN"
                 " (SELECT scope, id FROM claim WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?)",
-                (now_ms, limit),
+                (self.writer.now_ms(), limit),
             )
             swept = connection.changes()
             rows = fetch(
@@ -94,17 +94,19 @@ class Upkeep(Queues):
                 (self._swept, limit),
             )
             # Time never steps back along seq: what follows the first young event is younger still.
-            rows = [row for row in rows if row[-1] <= oldest_ms]
+            rows = [row for row in rows if row[0] <= oldest_seq or row[-1] <= oldest_ms]
             self._swept = rows[-1][0] if len(rows) == limit else 0
             return swept + _sweep_events(connection, rows)
 
         return int(await self.writer.run(work))
 
-    def _anything_to_sweep(self, oldest_ms: int) -> bool:
+    def _anything_to_sweep(self, oldest_ms: int, oldest_seq: int) -> bool:
         """Looked up before a commit is spent on it."""
         claims = fetch(self.reader, "SELECT 1 FROM claim WHERE expires_ms <= ? LIMIT 1", (self.present_ms(),))
-        next_event = fetch(self.reader, "SELECT time_ms FROM event WHERE seq > ? ORDER BY seq LIMIT 1", (self._swept,))
-        old = bool(next_event) and next_event[0][0] <= oldest_ms
+        following = fetch(
+            self.reader, "SELECT seq, time_ms FROM event WHERE seq > ? ORDER BY seq LIMIT 1", (self._swept,)
+        )
+        old = any(seq <= oldest_seq or time_ms <= oldest_ms for seq, time_ms in following)
         if not old:
             self._swept = 0
         return old or bool(claims)
