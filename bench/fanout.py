@@ -27,7 +27,8 @@ def _floor(folder: Path, publishes: int) -> float:
     with Stopwatch() as watch:
         for first in range(0, publishes, _GROUP):
             events = [
-                (seq, f"{seq:032x}", f"{seq:032x}", 1, None, at, body, 0, f"1:{seq}") for seq in range(first, first + _GROUP)
+                (seq, f"{seq:032x}", f"{seq:032x}", 1, None, at, body, 0, f"1:{seq}")
+                for seq in range(first, first + _GROUP)
             ]
             messages = []
             for event in events:
