@@ -31,13 +31,18 @@ def main() -> int:
         parser.error(f"no benchmark {unknown.pop()!r}")
     for name in options.names or BENCHES:
         report = uvloop.run(_measured(BENCHES[name], options.n))
-        print(msgspec.json.encode(report).decode() if options.json else _line(report), flush=True)
+        print(_json(report) if options.json else _line(report), flush=True)
     return 0
 
 
 async def _measured(bench: Bench, n: int | None) -> Report:
     assert inspect.iscoroutinefunction(bench)
     return await (bench(n) if n else bench())
+
+
+def _json(report: Report) -> str:
+    measured = {name: value for name, value in msgspec.structs.asdict(report).items() if value is not None}
+    return msgspec.json.encode(measured).decode()
 
 
 def _line(report: Report) -> str:

@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 
-class Report(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Report(msgspec.Struct, kw_only=True):
     """One line. `ratio` is the figure as a share of the floor (for latency: the floor's share of it)."""
 
     bench: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from headwater.catalog import TableSpec, index_entry
+from headwater.catalog import TableSpec
 from headwater.codec import (
     INT64,
     Codec,
@@ -23,6 +22,7 @@ from headwater.decoding import Decode, Upgrade, event_decoder, upgraded
 from headwater.engine import Query, Record, RecordPage
 from headwater.errors import ConditionFailed, DeclarationError, InvalidValue, TooLarge
 from headwater.events import Change, Delivery, Inserted, Key, KeyPart, Modified, Removed
+from headwater.pages import overlay, read_cursor, write_cursor
 from headwater.patterns import compile_pattern, explain
 from headwater.sources import Pattern, Source
 from headwater.unit import MAX_DOCUMENT, Merge, Write
@@ -366,7 +366,7 @@ class Table(Source[Change[T]], Generic[T]):
         if unit is not None:
             unit.check_open()
             page = await self._overlaid(unit, query, page)
-        return Page([self._decode(record) for record in page.records], _write_cursor(page.next))
+        return Page([self._decode(record) for record in page.records], write_cursor(page.next))
 
     def _query(
         self,
@@ -393,46 +393,23 @@ class Table(Source[Change[T]], Generic[T]):
             low=low,
             high=high,
             limit=limit,
-            after=self._read_cursor(cursor, 4 if index else 2),
+            after=self._after(cursor, 4 if index else 2),
             reverse=reverse,
         )
 
-    def _read_cursor(self, cursor: str | None, parts: int) -> tuple[KeyPart, ...] | None:
-        if cursor is None:
-            return None
-        try:
-            found = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=="), type=list[str | int])
-        except (ValueError, msgspec.MsgspecError):
-            found = []
-        if len(found) != parts:
+    def _after(self, cursor: str | None, parts: int) -> tuple[KeyPart, ...] | None:
+        found = None if cursor is None else read_cursor(cursor)
+        if found is not None and len(found) != parts:
             raise InvalidValue("the cursor is not one of this query's", operation="query", resource=self.name)
-        return tuple(found)
+        return found
 
     async def _overlaid(self, unit: UnitOfWork, query: Query, page: RecordPage) -> RecordPage:
         """The page with the unit's own writes in their places."""
-        own = unit.own_writes(self.name)
-        if not own:
-            return page
-        placed = [
-            (place, record)
-            for record in page.records
-            if not unit.wrote(self.name, record.key) and (place := self._place(query, record))
-        ]
-        for key in own:
-            record = self._with_schema(unit, key, await unit.read(self.name, key, validate=False))
-            if record and (place := self._place(query, record)) and _covers(query, place, page.next):
-                placed.append((place, record))
-        placed.sort(key=lambda found: _rank(found[0]), reverse=query.reverse)
-        after = page.next if len(placed) <= query.limit else placed[query.limit - 1][0]
-        return RecordPage([record for _, record in placed[: query.limit]], after)
-
-    def _place(self, query: Query, record: Record) -> tuple[KeyPart, ...] | None:
-        """Where the record stands in the order of the query; None when it is not in the index."""
-        if not query.index:
-            return record.key
-        spec = next(index for index in self.spec.indexes if index.name == query.index)
-        entry = index_entry(spec, decode_json(record.body))
-        return entry and (*entry, *record.key)
+        own = {
+            key: self._with_schema(unit, key, await unit.read(self.name, key, validate=False))
+            for key in unit.own_writes(self.name)
+        }
+        return overlay(self.spec, query, page, own) if own else page
 
     async def replay(self, queue: Queue[Any]) -> int:
         """Put each present row into the queue as an `Inserted` change, for a late subscriber; how many.
@@ -446,36 +423,6 @@ class Table(Source[Change[T]], Generic[T]):
         decode = self.decoder()
         envelopes = await self.app.binding.engine.history(self.name, self.key(*key), limit)
         return [decode(Delivery(queue="", position=0, fence=0, receives=0, event=envelope)) for envelope in envelopes]
-
-
-def _rank(place: tuple[KeyPart, ...]) -> tuple[tuple[bool, KeyPart], ...]:
-    """The order of engines: integers before strings, strings by code point."""
-    return tuple((isinstance(part, str), part) for part in place)
-
-
-def _covers(query: Query, place: tuple[KeyPart, ...], end: tuple[KeyPart, ...] | None) -> bool:
-    """Whether a page of the query that ends at `end` has this place."""
-    ranged = place[0] if query.partition is None else place[1]
-    if query.partition is not None and place[0] != query.partition:
-        return False
-    if query.prefix and not (isinstance(ranged, str) and ranged.startswith(query.prefix)):
-        return False
-    if query.low is not None and _rank((ranged,)) < _rank((query.low,)):
-        return False
-    if query.high is not None and _rank((ranged,)) > _rank((query.high,)):
-        return False
-    here, sign = _rank(place), -1 if query.reverse else 1
-    if query.after is not None and _compare(here, _rank(query.after)) * sign <= 0:
-        return False
-    return end is None or _compare(here, _rank(end)) * sign <= 0
-
-
-def _compare(left: Any, right: Any) -> int:
-    return int(left > right) - int(left < right)
-
-
-def _write_cursor(after: tuple[KeyPart, ...] | None) -> str | None:
-    return None if after is None else base64.urlsafe_b64encode(msgspec.json.encode(after)).decode().rstrip("=")
 
 
 def _dumped(value: Any) -> Any:
