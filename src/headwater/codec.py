@@ -1,7 +1,7 @@
 """Models to canonical JSON bytes and back: pydantic models, msgspec Structs, dataclasses and plain dicts.
 
 Canonical means: keys sorted, no white space, so that equal documents have equal bytes. Integers are int64, floats
-finite, Decimals strings, times RFC 3339 (design §3 "Values").
+finite, Decimals strings, times RFC 3339.
 """
 
 from __future__ import annotations

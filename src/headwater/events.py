@@ -22,7 +22,7 @@ Key: TypeAlias = tuple[str, KeyPart]
 
 INSERTED, MODIFIED, REMOVED, MESSAGE = "inserted", "modified", "removed", "message"
 MAX_DEPTH = 32
-"""How many causes deep an event may be before it is dead-lettered instead of delivered (design §1)."""
+"""How many causes deep an event may be before it is dead-lettered instead of delivered."""
 
 
 class Caller(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ from headwater.unit import (
 
 R = TypeVar("R")
 RERUNS = 5
-"""How often work is re-run in place after a conflict before the conflict counts as a failure (design §3)."""
+"""How often work is re-run in place after a conflict before the conflict counts as a failure."""
 current: ContextVar[UnitOfWork | None] = ContextVar("headwater_unit", default=None)
 Slot = tuple[str, Key]
 
