@@ -127,10 +127,13 @@ class _Decoded:
         return self._old
 
 
+_BY_SUBJECT = ("", "$subject")
+
+
 class _Leg:
     """One flattened way from a source to a queue: all matchers of the routes on it must hold."""
 
-    __slots__ = ("delay_ms", "fifo", "group", "matchers", "plain", "queue")
+    __slots__ = ("delay_ms", "fifo", "group", "looks", "matchers", "plain", "queue")
 
     def __init__(self, queue: QueueSpec, routes: tuple[RouteSpec, ...]) -> None:
         last = routes[-1]
@@ -139,6 +142,7 @@ class _Leg:
         self.group = next((route.group for route in reversed(routes) if route.group), "")
         self.delay_ms = queue.delay_ms if last.delay_ms is None else last.delay_ms
         self.matchers = [matcher for route in routes for matcher in _matchers(route)]
+        self.looks = any(route.match or route.old or route.new for route in routes) or self.group not in _BY_SUBJECT
         self.plain = None if self.fifo or self.matchers else Destination(self.queue, None, self.delay_ms)
 
     def destination(self, event: Envelope, decoded: _Decoded) -> Destination | None:
@@ -148,7 +152,7 @@ class _Leg:
         return Destination(self.queue, self._group(event, decoded) if self.fifo else None, self.delay_ms)
 
     def _group(self, event: Envelope, decoded: _Decoded) -> str:
-        if self.group in ("", "$subject"):
+        if self.group in _BY_SUBJECT:
             return event.subject or event.id
         value = decoded.data.get(self.group) if isinstance(decoded.data, dict) else None
         return value if isinstance(value, str) else "" if value is None else str(value)
@@ -171,6 +175,11 @@ def _matchers(route: RouteSpec) -> list[Matcher]:
     return found
 
 
+_NOWHERE: tuple[list[_Leg], bool] = ([], False)
+_UNREAD = _Decoded(Envelope(id="", source="", type=""))
+"""Handed to legs of which none looks at an image."""
+
+
 class Router:
     """Routes of a catalog, flattened through topics and compiled. Immutable: build a new one for new routes."""
 
@@ -178,13 +187,14 @@ class Router:
         by_source: dict[str, list[RouteSpec]] = defaultdict(list)
         for route in routes:
             by_source[route.source].append(route)
-        self._legs = {
+        ways = {
             source: [_Leg(queues[path[-1].target], path) for path in _paths(source, by_source, queues, ())]
             for source in by_source
         }
+        self._legs = {source: (legs, any(leg.looks for leg in legs)) for source, legs in ways.items()}
         self._plain = {
             source: tuple({leg.queue: leg.plain for leg in reversed(legs) if leg.plain}.values())[::-1]
-            for source, legs in self._legs.items()
+            for source, legs in ways.items()
             if all(leg.plain for leg in legs)
         }
 
@@ -193,10 +203,13 @@ class Router:
         plain = self._plain.get(event.source)
         if plain is not None:
             return plain
-        legs = self._legs.get(event.source)
+        legs, source_looks = self._legs.get(event.source, _NOWHERE)
         if not legs:
             return ()
-        decoded = _Decoded(event)
+        decoded = _Decoded(event) if source_looks else _UNREAD
+        if len(legs) == 1:
+            only = legs[0].destination(event, decoded)
+            return () if only is None else (only,)
         found: dict[str, Destination] = {}
         for leg in legs:
             if leg.queue not in found:

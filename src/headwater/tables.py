@@ -167,6 +167,8 @@ class Table(Source[Change[T]], Generic[T]):
 
     def key_of(self, value: T) -> Key:
         """The key fields of a row."""
+        if not self.spec.sort and not isinstance(value, dict):
+            return self.key(getattr(value, self._attributes[self.spec.partition]))
         names = (self.spec.partition, self.spec.sort) if self.spec.sort else (self.spec.partition,)
         if isinstance(value, dict):
             missing = [name for name in names if name not in value]
