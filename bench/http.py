@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import statistics
 import sys
@@ -45,12 +44,14 @@ import uvloop
 from pydantic import BaseModel
 from headwater import App
 from headwater.config import Config
+from headwater.runtime.logs import configure_logs
 from headwater.runtime.server import Server
 
 class Note(BaseModel):
     n: int
     text: str
 
+configure_logs(lowest="warning")
 app = App("bench")
 notes = app.queue("notes", Note)
 
@@ -68,8 +69,7 @@ sys.exit(uvloop.run(main()))
 
 @asynccontextmanager
 async def _served(code: str, *arguments: str) -> AsyncIterator[None]:
-    quiet = {**os.environ, "HEADWATER_LOG_LEVEL": "warning"}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *arguments, env=quiet)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *arguments)
     try:
         await _until_open(int(arguments[0]))
         yield
