@@ -67,14 +67,14 @@ def _check_finite(value: Any) -> None:
             _check_finite(item)
 
 
-def encode_checked(plain: Any) -> bytes:
+def encode_checked(value: Any) -> bytes:
     """Encode JSON types canonically; `check_json` looks only where the bytes give reason to.
 
     The encoder writes NaN and infinities as null, and a number beyond 64 bits has at least 19 digits.
     """
-    body = encode_json(plain)
+    body = encode_json(value)
     if _SUSPECT(body):
-        check_json(plain)
+        check_json(msgspec.to_builtins(value, str_keys=True))
     return body
 
 
@@ -117,7 +117,7 @@ def _msgspec(model: type[Any]) -> Codec[Any]:
     def encode(value: Any) -> bytes:
         if not isinstance(value, model):
             raise InvalidValue(f"expected {model.__name__}, got {type(value).__name__}")
-        return encode_checked(msgspec.to_builtins(value, str_keys=True))
+        return encode_checked(value)
 
     def decode(data: bytes) -> Any:
         try:
