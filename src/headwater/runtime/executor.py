@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor as Threads
 from typing import Any
 
@@ -69,16 +69,14 @@ class Executor:
         if spec.timeout_s is not None:
             self._call = self._timed(self._call, spec.timeout_s)
 
-    async def run(self, work: Work) -> Sequence[Submitted]:
+    def run(self, work: Work) -> Awaitable[Sequence[Submitted]]:
         """One attempt at the work, and its commits: none when it wrote nothing (`Acks` ends it then), more than
         one when a batch is run event by event."""
         maximum = self._policy.max_receives
         for delivery in work.deliveries:
             if delivery.receives > maximum:
-                return await self._run_without(work, [d for d in work.deliveries if d.receives > maximum])
-        if self._spec.batch:
-            return await self._run_batch(work)
-        return await self._run_one(work)
+                return self._run_without(work, [d for d in work.deliveries if d.receives > maximum])
+        return self._run_batch(work) if self._spec.batch else self._run_one(work)
 
     async def _run_without(self, work: Work, overdue: list[Delivery]) -> Sequence[Submitted]:
         """Bury what used up its receives without an end of its own (the process died, the lease expired)."""

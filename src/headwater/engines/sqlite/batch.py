@@ -7,6 +7,8 @@ that image, moved on by the commits before it, and adopts it or refuses it as a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import apsw
@@ -44,14 +46,16 @@ class Stored(msgspec.Struct, frozen=True):
     schema: int
 
 
-class _Plan(msgspec.Struct):
-    """What one commit would do, worked out before anything of the batch is touched."""
+class _Plan:
+    """What one commit would do, worked out before anything of the batch is touched.
 
-    records: list[tuple[Slot, Write, Stored | None, Stored | None]] = []
-    emits: list[tuple[Emit, str]] = []
-    duplicates: dict[int, str] = {}
-    missing: list[int] = []
-    dedups: dict[tuple[str, str], str] = {}
+    Most commits use little of it: the shared defaults are replaced, never changed.
+    """
+
+    records: Sequence[tuple[Slot, Write, Stored | None, Stored | None]] = ()
+    emits: Sequence[Emit] = ()
+    duplicates: Mapping[int, str] = MappingProxyType({})
+    missing: Sequence[int] = ()
 
 
 class Batch:
@@ -59,6 +63,7 @@ class Batch:
         self.state = state
         self.connection = connection
         self.now_ms = now_ms
+        self.plain = Committed(now_ms)
         self.head = Head(*msgspec.structs.astuple(state.head))
         self.head.time_ms = now_ms
         self.records: dict[Slot, Stored | None] = {}
@@ -115,15 +120,17 @@ class Batch:
             return error
         for slot, write, old, new in plan.records:
             self._adopt_record(commit, slot, write, old, new)
-        for emit, target in plan.emits:
-            self._adopt_emit(emit, target)
+        for emit in plan.emits:
+            self._adopt_emit(emit)
         for settle in commit.settles:
             self._adopt_settle(settle)
         for claim in commit.claims:
             self._claim((claim.scope, claim.id), claim.expires_ms, claim.result)
         if commit.redrives:
             plan.missing = self._redrive(commit)
-        return Committed(self.now_ms, plan.duplicates, tuple(plan.missing))
+        if plan.duplicates or plan.missing:
+            return Committed(self.now_ms, dict(plan.duplicates), tuple(plan.missing))
+        return self.plain
 
     # Checks: nothing of the batch changes here.
 
@@ -131,7 +138,8 @@ class Batch:
         plan = _Plan()
         if commit.tolerant:
             commit.settles = [settle for settle in commit.settles if self._holds(settle)]
-        for settle in () if commit.tolerant else commit.settles:
+            return plan
+        for settle in commit.settles:
             if not self._holds(settle):
                 raise LeaseLost(
                     "the lease has passed on; this attempt has no effect", operation="commit", resource=settle.queue
@@ -144,14 +152,16 @@ class Batch:
             taken = self.claims.get((claim.scope, claim.id))
             if taken and taken[0] > self.now_ms:
                 raise AlreadyClaimed(claim.scope, claim.id, taken[1])
-        for write in commit.writes:
-            slot = (self._table_id(write.table), *write.key)
-            old = self._present(slot)
-            plan.records.append((slot, write, old, self._after(write, old)))
-        sends: dict[str, int] = {}
-        for n in range(len(commit.emits)):
-            self._plan_emit(plan, commit, n, sends)
+        if commit.writes:
+            plan.records = [self._plan_record(write) for write in commit.writes]
+        if commit.emits:
+            self._plan_emits(plan, commit)
         return plan
+
+    def _plan_record(self, write: Write) -> tuple[Slot, Write, Stored | None, Stored | None]:
+        slot = (self._table_id(write.table), *write.key)
+        old = self._present(slot)
+        return slot, write, old, self._after(write, old)
 
     def _holds(self, settle: Settle) -> bool:
         """Whether the settle's lease is still valid."""
@@ -180,30 +190,38 @@ class Batch:
             return None
         return Stored(write.version, body, documents.expiry(spec, body, self.now_ms), spec.schema)
 
-    def _plan_emit(self, plan: _Plan, commit: Commit, n: int, sends: dict[str, int]) -> None:
-        emit = commit.emits[n]
-        if emit.dedup and (taken := self._taken(plan, emit)):
-            plan.duplicates[n] = taken
-            return
-        queue = emit.queue
-        if queue:
-            spec = self.state.queues.get(queue)
-            if spec is None:
-                raise UnknownResource("no such queue", operation="send", resource=queue)
-            if spec.max_depth:
-                sends[queue] = sends.get(queue, 0) + 1
-                self._check_depth(spec, sends[queue], commit)
-        if emit.event.source not in self.state.ids:
-            raise UnknownResource("no such source", operation="publish", resource=emit.event.source)
-        plan.emits.append((emit, queue))
+    def _plan_emits(self, plan: _Plan, commit: Commit) -> None:
+        sends: dict[str, int] = {}
+        taken: dict[tuple[str, str], str] = {}
+        duplicates: dict[int, str] = {}
+        for n, emit in enumerate(commit.emits):
+            if emit.dedup and (first := self._taken(emit, taken)):
+                duplicates[n] = first
+                continue
+            if emit.queue:
+                self._check_queue(emit.queue, commit, sends)
+            if emit.event.source not in self.state.ids:
+                raise UnknownResource("no such source", operation="publish", resource=emit.event.source)
+        plan.emits = commit.emits
+        if duplicates:
+            plan.emits = [emit for n, emit in enumerate(commit.emits) if n not in duplicates]
+            plan.duplicates = duplicates
 
-    def _taken(self, plan: _Plan, emit: Emit) -> str | None:
+    def _check_queue(self, queue: str, commit: Commit, sends: dict[str, int]) -> None:
+        spec = self.state.queues.get(queue)
+        if spec is None:
+            raise UnknownResource("no such queue", operation="send", resource=queue)
+        if spec.max_depth:
+            sends[queue] = sends.get(queue, 0) + 1
+            self._check_depth(spec, sends[queue], commit)
+
+    def _taken(self, emit: Emit, taken: dict[tuple[str, str], str]) -> str | None:
         """The id of the event that took the deduplication id; None when this one takes it."""
         key = _dedup(emit)
-        taken = self.claims.get(key)
-        if taken and taken[0] > self.now_ms:
-            return taken[1].decode()
-        first = plan.dedups.setdefault(key, emit.event.id)
+        claim = self.claims.get(key)
+        if claim and claim[0] > self.now_ms:
+            return claim[1].decode()
+        first = taken.setdefault(key, emit.event.id)
         return None if first is emit.event.id else first
 
     def _check_depth(self, spec: QueueSpec, more: int, commit: Commit) -> None:
@@ -320,8 +338,8 @@ class Batch:
         self.added[queue] = self.added.get(queue, 0) + 1
         return f"{queue}:{position}"
 
-    def _adopt_emit(self, emit: Emit, queue: str) -> None:
-        event = emit.event
+    def _adopt_emit(self, emit: Emit) -> None:
+        event, queue = emit.event, emit.queue
         event.time_ms = self.now_ms
         if emit.dedup:
             self._claim(_dedup(emit), self.now_ms + DEDUPLICATION_MS, event.id.encode())
