@@ -119,8 +119,11 @@ class Redrive(msgspec.Struct, frozen=True, gc=False):
 
 
 class Commit(msgspec.Struct, kw_only=True, gc=False):
-    """What is applied as a whole. `tolerant`: settles whose lease has passed on are skipped, not refused (for
-    acknowledgements without any effect, which then can share a commit)."""
+    """What is applied as a whole.
+
+    A `tolerant` commit has nothing but settles, of which those whose lease has passed on are skipped: so
+    acknowledgements without any effect can share one.
+    """
 
     id: str
     reads: list[Read] = []

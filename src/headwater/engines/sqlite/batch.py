@@ -2,7 +2,7 @@
 
 `prefetch` reads all records and claims that the batch names in a few statements. `apply` checks one commit against
 that image, moved on by the commits before it, and adopts it or refuses it as a whole: a refusal leaves no trace.
-`flush.write` then writes what changed. So a batch costs a fixed number of statements, whatever its length.
+`flush.write_batch` then writes what changed. So a batch costs a fixed number of statements, whatever its length.
 """
 
 from __future__ import annotations
