@@ -15,11 +15,10 @@ import msgspec
 
 from headwater.codec import decode_json
 from headwater.errors import DeclarationError
-from headwater.events import INSERTED, MODIFIED, REMOVED, Envelope
+from headwater.events import Envelope
 from headwater.patterns import compile_pattern
 
 Images = Literal["both", "new", "old", "keys"]
-SOURCE_TYPES = {"inserted": INSERTED, "modified": MODIFIED, "removed": REMOVED}
 
 
 class IndexSpec(msgspec.Struct, frozen=True):

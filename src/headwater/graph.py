@@ -10,6 +10,7 @@ import msgspec
 
 from headwater.app import App
 from headwater.catalog import Catalog, QueueSpec, Router, RouteSpec
+from headwater.engine import Features
 from headwater.errors import DeclarationError, UnknownResource
 from headwater.handlers import HandlerSpec
 
@@ -59,6 +60,18 @@ def _ordered_queues(catalog: Catalog) -> dict[str, QueueSpec]:
         name: msgspec.structs.replace(spec, fifo=True) if name in ordered else spec
         for name, spec in catalog.queues.items()
     }
+
+
+def check_features(graph: Graph, features: Features) -> None:
+    """Raise `DeclarationError` for an app that needs what the engine cannot do; it is never silently degraded."""
+    for name, spec in graph.catalog.queues.items():
+        if spec.fifo and not features.ordered_groups:
+            raise DeclarationError(
+                f"it is ordered by group, which the engine {features.engine!r} cannot keep",
+                operation="start",
+                resource=name,
+                hint="choose another store, or do without the order",
+            )
 
 
 def check_sources(graph: Graph, stored: Catalog) -> None:

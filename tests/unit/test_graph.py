@@ -8,7 +8,8 @@ import pytest
 
 from headwater import App, DeclarationError, UnknownResource
 from headwater.catalog import Catalog
-from headwater.graph import build_graph, check_sources
+from headwater.engine import Features
+from headwater.graph import build_graph, check_features, check_sources
 
 
 async def handler(event: Any) -> None:
@@ -70,3 +71,12 @@ def test_handlers_and_routes_come_with_their_app() -> None:
     assert set(graph.handlers) == {"shop/handler", "till/jobs"}
     assert graph.catalog.consumed == ("shop/handler", "till/jobs")
     assert [route.origin for route in graph.catalog.routes] == ["shop"]
+
+
+def test_an_app_that_needs_order_is_refused_by_an_engine_without_it() -> None:
+    app = App("shop")
+    app.queue("jobs", fifo=True)
+    graph = build_graph([app])
+    check_features(graph, Features(engine="plain", max_unit_operations=10))
+    with pytest.raises(DeclarationError, match=r"shop/jobs.*'plain'"):
+        check_features(graph, Features(engine="plain", max_unit_operations=10, ordered_groups=False))

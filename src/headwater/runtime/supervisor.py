@@ -18,7 +18,7 @@ from headwater.app import App
 from headwater.clock import Clock
 from headwater.engine import Engine
 from headwater.errors import DeclarationError
-from headwater.graph import Graph, build_graph, check_sources
+from headwater.graph import Graph, build_graph, check_features, check_sources
 from headwater.http.lifespan import Lifespan
 from headwater.runtime.consumer import Consumer
 from headwater.runtime.janitor import HISTORY_EVENTS, HISTORY_MS, Janitor
@@ -72,6 +72,7 @@ class Supervisor:
 
     async def _start(self) -> None:
         serve_waits(asyncio.get_running_loop())
+        check_features(self.graph, self.engine.features)
         check_sources(self.graph, await self.engine.catalog())
         self.revision = await self.engine.install(self.graph.catalog)
         for app in self.graph.apps:
