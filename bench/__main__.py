@@ -13,12 +13,15 @@ import uvloop
 from bench.backlog import backlog
 from bench.fanout import fanout
 from bench.http import http
+from bench.intake import intake, overload
 from bench.latency import latency
 from bench.pipeline import changes, pipeline
 from bench.report import Report
 
 Bench = Callable[..., Awaitable[Report]]
-BENCHES: dict[str, Bench] = {fn.__name__: fn for fn in (pipeline, changes, latency, fanout, backlog, http)}
+BENCHES: dict[str, Bench] = {
+    fn.__name__: fn for fn in (pipeline, changes, latency, fanout, backlog, http, intake, overload)
+}
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from headwater.app import App
 from headwater.clock import SystemClock
 from headwater.engines import make_engine
-from headwater.runtime.server import spare_collector
+from headwater.runtime.server import tune_interpreter
 from headwater.runtime.supervisor import Supervisor
 
 
@@ -20,7 +20,7 @@ async def running(folder: Path, *apps: App[Any]) -> AsyncIterator[Supervisor]:
     supervisor = Supervisor(apps, make_engine(f"sqlite:{folder / 'store'}", clock=clock), clock)
     await supervisor.start()
     await supervisor.serve()
-    spare_collector()
+    tune_interpreter()
     try:
         yield supervisor
     finally:

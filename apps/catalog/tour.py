@@ -51,7 +51,7 @@ class CatalogTour:
         fields = []
         for case in sample("refused.jsonl"):
             answer = expect(await self._http.post("/catalog/products", json=case["body"]), 422)
-            named = answer.json()["detail"][0]["loc"][-1]
+            named = answer.json()["errors"][0]["loc"][-1]
             check(named == case["field"], f"the answer names {named}, not {case['field']}")
             fields.append(named)
         return [f"{len(fields)} bad ones answered 422, each naming its field: {', '.join(dict.fromkeys(fields))}"]

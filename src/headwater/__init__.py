@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnknownResource,
     )
     from headwater.events import Caller, Change, Event, Inserted, Modified, Removed
+    from headwater.http.require import Auth, anyone, require
     from headwater.http.unit_layer import no_rerun
     from headwater.ids import new_id
     from headwater.late import Late
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from headwater.services import Service
     from headwater.tables import Page, Stored, Table
     from headwater.transactions import attempt, step, wait
+    from headwater.webhooks import verify_webhook, webhook
 
 _HOMES = {
     "app": ("App",),
@@ -52,6 +54,7 @@ _HOMES = {
         "UnknownResource",
     ),
     "events": ("Caller", "Change", "Event", "Inserted", "Modified", "Removed"),
+    "http.require": ("Auth", "anyone", "require"),
     "http.unit_layer": ("no_rerun",),
     "ids": ("new_id",),
     "late": ("Late",),
@@ -59,11 +62,13 @@ _HOMES = {
     "services": ("Service",),
     "tables": ("Page", "Stored", "Table"),
     "transactions": ("attempt", "step", "wait"),
+    "webhooks": ("verify_webhook", "webhook"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "App",
+    "Auth",
     "Caller",
     "Change",
     "ConditionFailed",
@@ -90,11 +95,15 @@ __all__ = [
     "Topic",
     "UnitClosed",
     "UnknownResource",
+    "anyone",
     "attempt",
     "new_id",
     "no_rerun",
+    "require",
     "step",
+    "verify_webhook",
     "wait",
+    "webhook",
 ]
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Unpack, cast, overload
 
+import msgspec
+from pydantic import ValidationError
 from typing_extensions import TypeVar
 
 from headwater.catalog import Images, IndexSpec, QueueSpec, RouteSpec, TableSpec
@@ -18,16 +20,23 @@ from headwater.durations import Duration, parse_duration, to_ms
 from headwater.engine import Engine
 from headwater.errors import DeclarationError
 from headwater.handlers import DEFAULT_CONCURRENCY, HandlerOptions, HandlerSpec, QueueOptions, Register, place_of
+from headwater.http.declarations import Exposure, Ingestion, Verb, declare_exposure, declare_ingestion
 from headwater.late import Late
 from headwater.messaging import Queue, Topic
 from headwater.services import Service
 from headwater.sources import Feed, Source, Target
 from headwater.tables import ChangeSource, Table
 from headwater.transactions import transaction
+from headwater.webhooks import Webhook
 
 if TYPE_CHECKING:
     import httpx
     from fastapi import FastAPI
+
+    from headwater.http.access import Access
+    from headwater.http.limits import Limits
+    from headwater.http.require import Auth
+    from headwater.webhooks import Deliverer
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -41,6 +50,13 @@ class Binding(Protocol):
 
     engine: Engine
     clock: Clock
+    limits: Limits
+
+    @property
+    def access(self) -> Access: ...
+
+    @property
+    def webhooks(self) -> Deliverer: ...
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         """How to call the app of this name over HTTP: (transport or None for the network, base URL)."""
@@ -66,10 +82,13 @@ class App(Generic[S]):
         self.topics: dict[str, Topic[Any]] = {}
         self.queues: dict[str, Queue[Any]] = {}
         self.services: dict[str, Service] = {}
+        self.exposures: list[Exposure] = []
+        self.ingestions: list[Ingestion] = []
         self.routes: list[RouteSpec] = []
         self.handlers: dict[str, HandlerSpec] = {}
         self.implied: dict[str, QueueSpec] = {}
         self.renamed: dict[str, str] = {}
+        self.webhooks: dict[str, Webhook] = {}
         self._settings_class = settings
         self._settings: S | None = None
         self._http_module = http
@@ -107,6 +126,8 @@ class App(Generic[S]):
         try:
             prefix = self.name.upper().replace("-", "_") + "_"
             self._settings = cast("Any", self._settings_class)(_env_prefix=prefix, **overrides)
+        except ValidationError as error:
+            raise _invalid_settings(error, self.name) from None  # its own text has the values, secrets among them
         except ValueError as error:
             raise DeclarationError(str(error), operation="settings", resource=self.name) from error
 
@@ -121,12 +142,16 @@ class App(Generic[S]):
 
     @property
     def serves_http(self) -> bool:
-        return self._http is not None or bool(self._http_module)
+        return self._http is not None or bool(self._http_module or self.exposures or self.ingestions)
 
     def load_http(self) -> FastAPI | None:
-        """The endpoints, their module imported; None when the app has none."""
+        """The endpoints, their module imported, what is exposed behind them; None when the app has none."""
         if self._http_module:
             importlib.import_module(self._http_module)
+        if self.exposures or self.ingestions:
+            from headwater.http.application import serve_declared
+
+            serve_declared(self)
         return self._http
 
     # Declaring
@@ -156,7 +181,8 @@ class App(Generic[S]):
         """Declare a table of rows of a model (pydantic, msgspec Struct, dataclass or dict).
 
         `key` is the field of the partition key, or (partition, sort). `indexes` maps a name to a field or
-        (partition, sort); rows without the field are not in it. `images` says which images a change carries.
+        (partition, sort); rows without the field are not in it. `images` says which images a change carries; with
+        "none" changes are no events at all, for counters and caches that nobody follows.
         `ttl` is a field that holds each row's time of expiry (RFC 3339 or seconds since the epoch), or a duration
         after a row's last write. `upgrade[n]` brings a document of model version n to n + 1; the present version
         is the highest key + 1.
@@ -223,12 +249,54 @@ class App(Generic[S]):
         self.services[name] = Service(self, name, base_url)
         return self.services[name]
 
+    def expose(
+        self,
+        table: Table[Any],
+        path: str,
+        *,
+        methods: Sequence[Verb] | None = None,
+        read: Auth | None = None,
+        write: Auth | None = None,
+        owner: str = "",
+    ) -> None:
+        """Serve a table at a path: list, read, create, replace, patch and delete rows, without further code.
+
+        `read` and `write` say who may (`require(...)` or `anyone()`); `methods` are by default GET with `read`, and
+        POST, PUT, PATCH, DELETE with `write`. `owner` names the field that holds the caller's subject: each
+        caller sees and touches only its own rows, and another's is like a missing one. It is the partition of the
+        key or of an index. Endpoints written by hand win over these.
+        """
+        self.exposures.append(declare_exposure(self, table, path, methods=methods, read=read, write=write, owner=owner))
+
+    def ingest(self, queue: Queue[Any], path: str, *, auth: Auth, group: str = "") -> None:
+        """Accept POSTs at a path straight into a queue: 202 when the message is durable.
+
+        The body is one message as JSON, or up to 1,000 as an array or as lines (application/x-ndjson), all or nothing.
+        `auth` says who may (`require(...)` or `anyone()`); the event carries the caller. `group` names the field
+        that is the FIFO group.
+        """
+        self.ingestions.append(declare_ingestion(self, queue, path, auth=auth, group=group))
+
     def add_route(self, route: RouteSpec, target: Target) -> None:
-        if not isinstance(target, Queue | Topic) or (isinstance(target, Topic) and target.foreign):
+        if isinstance(target, Webhook):
+            route = msgspec.structs.replace(route, target=self._add_webhook(target))
+        elif not isinstance(target, Queue | Topic) or (isinstance(target, Topic) and target.foreign):
             raise DeclarationError(
-                "a route ends at a queue or at one of the app's own topics", operation="route", resource=route.source
+                "a route ends at a queue, at one of the app's own topics or at a webhook",
+                operation="route",
+                resource=route.source,
             )
         self.routes.append(route)
+
+    def _add_webhook(self, target: Webhook) -> str:
+        """The webhook's queue, declared with its handler by the first route to it."""
+        full = f"{self.name}/{target.name}"
+        if self.webhooks.get(full) is not target:
+            self.qualify(target.name, "webhook")
+            self.webhooks[full] = target
+            self.implied[full] = _queue_spec(full, target.options)
+            self.handlers[full] = target.handler(self, full)
+        return full
 
     @overload
     def on(
@@ -380,6 +448,11 @@ def _check_handler(fn: Callable[..., Any], batch: int, options: Mapping[str, Any
         problem = "timeout= is more than 0"
     if problem:
         raise DeclarationError(problem, operation="declare handler", resource=getattr(fn, "__name__", ""))
+
+
+def _invalid_settings(error: ValidationError, app: str) -> DeclarationError:
+    places = [(".".join(map(str, found["loc"])), found["msg"]) for found in error.errors(include_input=False)]
+    return DeclarationError("; ".join(f"{at}: {why}" for at, why in places), operation="settings", resource=app)
 
 
 def _in_thread(fn: Callable[..., Any], options: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from headwater.errors import DeclarationError
 from headwater.events import Envelope
 from headwater.patterns import compile_pattern
 
-Images = Literal["both", "new", "old", "keys"]
+Images = Literal["both", "new", "old", "keys", "none"]
 
 
 class IndexSpec(msgspec.Struct, frozen=True):
@@ -30,7 +30,10 @@ class IndexSpec(msgspec.Struct, frozen=True):
 
 
 class TableSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A table. Rows expire at the time in the field `ttl`, or `ttl_ms` after their last write."""
+    """A table. Rows expire at the time in the field `ttl`, or `ttl_ms` after their last write.
+
+    With `images` "none" its changes are no events: nothing can be routed from it, and the history has none.
+    """
 
     name: str
     partition: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import tempfile
 import tomllib
@@ -14,9 +15,20 @@ import msgspec
 
 from headwater.durations import to_ms
 from headwater.errors import DeclarationError, HeadwaterError
+from headwater.http.addresses import EgressRules
+from headwater.http.issuers import Issuer, KeySpec
+from headwater.http.limits import Cors, Limits
+from headwater.quota import Plan
 
 FILE = "headwater.toml"
 DEFAULT_STORE = "sqlite:.headwater"
+_PLACES = {
+    "store": DEFAULT_STORE,
+    "development_key_file": ".headwater/development.key",
+    "secret_key_file": ".headwater/secret.key",
+}
+_FILES = frozenset({"development_key_file", "secret_key_file", "tls_cert", "tls_key"})
+"""Settings that are paths, relative to the folder of `headwater.toml`."""
 _SOCKET_PATH_MAX = 100
 """Unix socket paths are limited to about 104 bytes (sockaddr_un)."""
 
@@ -25,7 +37,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one environment. Paths are relative to the folder of `headwater.toml`.
 
     `history` is how long events are kept after their messages are done, `history_events` how many at the most;
-    `drain` bounds a graceful stop.
+    `drain` bounds a graceful stop. `environment` is the name in API keys, by default the section's.
+    `development_key_file` has the secret of development issuers, `secret_key_file` the key that encrypts secrets in
+    the store; both are made when they are first needed. `webhooks` says where webhooks may go.
+    `proxies` are the addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. With
+    `tls_cert` and `tls_key` (PEM files) the server speaks TLS.
     """
 
     apps: tuple[str, ...] = ()
@@ -36,6 +52,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history_events: int = 5_000_000
     drain: str = "10s"
     services: dict[str, str] = {}
+    environment: str = "default"
+    issuers: dict[str, Issuer] = {}
+    plans: dict[str, Plan] = {}
+    keys: dict[str, KeySpec] = {}
+    development_key_file: str = ".headwater/development.key"
+    secret_key_file: str = ".headwater/secret.key"
+    webhooks: EgressRules = EgressRules()
+    limits: Limits = Limits()
+    cors: Cors = Cors()
+    proxies: tuple[str, ...] = ()
+    tls_cert: str = ""
+    tls_key: str = ""
 
     def __post_init__(self) -> None:
         for name in ("history", "drain"):
@@ -45,6 +73,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"{name}: {error.message}") from error
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port: {self.port} is not between 0 and 65535")
+        for proxy in self.proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(f"proxies: {error}") from error
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key go together: give both or none")
 
     @property
     def history_ms(self) -> int:
@@ -66,9 +101,16 @@ def load_config(folder: Path, *, environment: str = "", environ: Mapping[str, st
     sections = _read(folder / FILE)
     if chosen != "default" and chosen not in sections:
         raise DeclarationError(f"there is no section [{chosen}]", operation="configure", resource=str(folder / FILE))
-    merged = {"store": DEFAULT_STORE, **sections.get("default", {}), **sections.get(chosen, {})}
+    merged = {**_PLACES, "environment": chosen, **_inherited(sections, chosen), **sections.get(chosen, {})}
     if isinstance(merged["store"], str):
         merged["store"] = absolute_store(merged["store"], folder)
+    for name in _FILES & merged.keys():
+        if isinstance(merged[name], str) and merged[name]:
+            merged[name] = str(folder / merged[name])
+    for issuer in _tables(merged.get("issuers")):
+        key = issuer.get("key")
+        if isinstance(key, str) and key and "-----BEGIN" not in key:
+            issuer["key"] = str(folder / key)
     merged.update(_from_environment(variables))
     try:
         return msgspec.convert(merged, Config, strict=False)
@@ -79,6 +121,21 @@ def load_config(folder: Path, *, environment: str = "", environ: Mapping[str, st
             resource=str(folder / FILE),
             hint=f"the settings are {', '.join(Config.__struct_fields__)}",
         ) from error
+
+
+def _tables(section: Any) -> list[dict[str, Any]]:
+    """The tables of a section that should have nothing else."""
+    return [table for table in section.values() if isinstance(table, dict)] if isinstance(section, dict) else []
+
+
+def _inherited(sections: Mapping[str, dict[str, Any]], chosen: str) -> dict[str, Any]:
+    """What `[default]` gives to an environment: all but its development issuers."""
+    default = sections.get("default", {})
+    issuers = default.get("issuers")
+    if chosen == "default" or not isinstance(issuers, dict):
+        return default
+    kept = {n: i for n, i in issuers.items() if not (isinstance(i, dict) and i.get("development"))}
+    return {**default, "issuers": kept}
 
 
 def find_folder(start: Path) -> Path:
@@ -118,6 +175,8 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     for name in ("store", "host", "port", "history", "history_events", "drain"):
         if value := variables.get(f"HEADWATER_{name.upper()}"):
             found[name] = absolute_store(value, Path.cwd()) if name == "store" else value
+    if key := variables.get("HEADWATER_SECRET_KEY_FILE"):
+        found["secret_key_file"] = str(Path.cwd() / key)
     if apps := variables.get("HEADWATER_APPS"):
         found["apps"] = [app.strip() for app in apps.split(",")]
     return found

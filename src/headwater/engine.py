@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import msgspec
 
 from headwater.catalog import Catalog, RouteSpec
+from headwater.clock import Clock
 from headwater.errors import HeadwaterError
 from headwater.events import Delivery, Envelope, Key, KeyPart
 from headwater.unit import Commit, Committed
@@ -175,6 +176,11 @@ class Lifecycle(Protocol):
 
 
 class Commits(Protocol):
+    @property
+    def clock(self) -> Clock:
+        """The clock of this process, which leases and timers go by."""
+        ...
+
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         """Apply all of the commit durably, or raise and apply nothing (see the module's note).
 

@@ -7,11 +7,15 @@ answers with; a class without a row of its own uses its nearest base's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class HeadwaterError(Exception):
     """Base of all errors raised by Headwater."""
 
     retryable = False
+    retry_after_s: float | None = None
 
     def __init__(self, message: str, *, operation: str = "", resource: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -35,7 +39,12 @@ class UnknownResource(HeadwaterError):
 
 
 class InvalidValue(HeadwaterError):
-    """A document, message, key or cursor that its declaration does not allow."""
+    """A document, message, key or cursor that its declaration does not allow.
+
+    `errors` has the kind, place and message (`type`, `loc`, `msg`) of each invalid value, where that is known.
+    """
+
+    errors: Sequence[Mapping[str, Any]] = ()
 
 
 class TooLarge(InvalidValue):
@@ -44,6 +53,10 @@ class TooLarge(InvalidValue):
 
 class ConditionFailed(HeadwaterError):
     """A condition of a write is false for the present state; nothing was written."""
+
+
+class AlreadyExists(ConditionFailed):
+    """A row is to be created and its key is taken; nothing was written."""
 
 
 class Conflict(HeadwaterError):
@@ -73,6 +86,62 @@ class QueueFull(HeadwaterError):
     """A direct send to a queue that is at its maximum depth; nothing was sent."""
 
     retryable = True
+    retry_after_s = 1.0
+
+
+class Unauthenticated(HeadwaterError):
+    """A request without valid credentials. Says no more than the caller may know."""
+
+
+class Forbidden(HeadwaterError):
+    """An authenticated caller without the role or usage plan that the endpoint requires."""
+
+
+class Throttled(HeadwaterError):
+    """Beyond the rate or quota of a usage plan; `retry_after_s` tells when the next request is let in.
+
+    `limits` are the RateLimit headers of the answer.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float, resource: str = "", hint: str = "") -> None:
+        super().__init__(message, operation="request", resource=resource, hint=hint)
+        self.retry_after_s = retry_after_s
+        self.limits: list[tuple[bytes, bytes]] = []
+
+
+class Unavailable(HeadwaterError):
+    """Something that the request needs cannot be reached now; nothing was done."""
+
+    retryable = True
+    retry_after_s = 1.0
+
+
+class InvalidRequest(InvalidValue):
+    """Bytes that are no valid HTTP/1.1 request, or one that another server on the way may read differently."""
+
+
+class HeadersTooLarge(TooLarge):
+    """The head of a request is beyond its limit."""
+
+
+class Overloaded(Unavailable):
+    """The server runs as many requests as it may; nothing was done."""
+
+
+class TimedOut(HeadwaterError):
+    """The request's body came too slowly (408), or its deadline passed (504, see `RequestExpired`)."""
+
+    retryable = True
+
+
+class RequestExpired(TimedOut):
+    """The request ran longer than the server allows; whether it had an effect is not known."""
+
+
+class UnsupportedMedia(InvalidValue):
+    """A content type or content encoding that the endpoint does not read."""
 
 
 class UnitClosed(HeadwaterError):
@@ -111,6 +180,7 @@ class Stopping(HeadwaterError):
     """The server drains and takes no new work."""
 
     retryable = True
+    retry_after_s = 1.0
 
 
 class Retry(Exception):
@@ -119,6 +189,10 @@ class Retry(Exception):
     def __init__(self, after: float | str | None = None, reason: str = "retry requested") -> None:
         super().__init__(reason)
         self.after = after
+
+
+class Undeliverable(Exception):
+    """Raised by a handler of Headwater's own: no retry can help, the message goes to the dead letters at once."""
 
 
 class Discard(Exception):
@@ -134,7 +208,17 @@ STATUS: dict[type[HeadwaterError], int] = {
     UnknownResource: 404,
     InvalidValue: 422,
     TooLarge: 413,
+    UnsupportedMedia: 415,
+    InvalidRequest: 400,
+    HeadersTooLarge: 431,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    Throttled: 429,
+    Unavailable: 503,
+    TimedOut: 408,
+    RequestExpired: 504,
     ConditionFailed: 412,
+    AlreadyExists: 409,
     Conflict: 409,
     LeaseLost: 409,
     IdempotencyMismatch: 422,

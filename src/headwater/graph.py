@@ -22,6 +22,12 @@ class Graph(msgspec.Struct, frozen=True):
     catalog: Catalog
     handlers: dict[str, HandlerSpec]
 
+    def add_queue(self, spec: QueueSpec, handler: HandlerSpec) -> None:
+        """Declare one more queue with its handler; the catalog is to be installed again."""
+        self.catalog.queues[spec.name] = spec
+        self.handlers[spec.name] = handler
+        self.catalog.consumed = tuple(sorted(self.handlers))
+
 
 def build_graph(apps: Sequence[App[Any]]) -> Graph:
     """Validate the apps together. Raises `DeclarationError`; what another app must bring is checked at start."""

@@ -13,6 +13,7 @@ from headwater.durations import Duration, to_ms
 from headwater.errors import DeclarationError, HeadwaterError, InvalidValue
 from headwater.events import Event
 from headwater.sources import Feed, Pattern, Source, Target
+from headwater.webhooks import Secret, Subscribed
 from headwater.work import UnitOfWork, current
 
 if TYPE_CHECKING:
@@ -50,18 +51,31 @@ class Topic(Target, Source[Event[T]], Generic[T]):
         return id if outer else unit.duplicate_of(id, await unit.commit())
 
     async def subscribe(
-        self, target: str, *, match: Pattern | None = None, group: str = "", delay: Duration | None = None
-    ) -> str:
-        """Route the topic to a queue ("app/queue") from now on, durably; the subscription's id.
+        self,
+        target: str,
+        *,
+        match: Pattern | None = None,
+        group: str = "",
+        delay: Duration | None = None,
+        secret: Secret | None = None,
+    ) -> Subscribed:
+        """Route the topic to a queue ("app/queue") or a URL from now on, durably; the subscription's id.
 
-        The same subscription again returns the same id. Raises `UnknownResource`, `DeclarationError`.
+        A URL is a webhook with a queue of its own. `secret` signs its deliveries; without one a secret is made, and
+        shown this once as the id's `secret`. The same subscription again returns the same id; with another `secret`
+        it is signed with that one from now on. Raises `UnknownResource`, `DeclarationError`.
         """
         route = self.route(target, match=match, old=None, new=None, group=group, delay=delay)
-        return (await self.app.binding.engine.subscribe(route)).id
+        binding = self.app.binding
+        if "://" in target:
+            return await binding.webhooks.subscribe(route, target, secret)
+        if secret is not None:
+            raise DeclarationError("secret= is for URLs", operation="subscribe", resource=target)
+        return Subscribed((await binding.engine.subscribe(route)).id)
 
     async def unsubscribe(self, id: str) -> bool:
         """End a subscription; False when there is none of this id."""
-        return await self.app.binding.engine.unsubscribe(id)
+        return await self.app.binding.webhooks.unsubscribe(id)
 
 
 class Queue(Target, Feed[Event[T]], Generic[T]):

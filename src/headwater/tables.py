@@ -98,6 +98,12 @@ class Table(Source[Change[T]], Generic[T]):
 
     def check_images(self, patterns: Mapping[str, Pattern]) -> None:
         images = self.spec.images
+        if images == "none":
+            raise DeclarationError(
+                'nothing can be routed from a table with images="none": its changes are no events',
+                operation="route",
+                resource=self.name,
+            )
         wanted = {"match": images == "keys", "old": images in ("new", "keys"), "new": images in ("old", "keys")}
         for place, missing in wanted.items():
             if patterns[place] and missing:
@@ -193,8 +199,7 @@ class Table(Source[Change[T]], Generic[T]):
         return body
 
     def _decode(self, record: Record) -> T:
-        body = upgraded(record.body, record.schema, self.spec.schema, self.upgrade)
-        return self.codec.decode(body)
+        return self.codec.decode(self.body_of(record))
 
     # Point reads and writes
 
@@ -207,6 +212,14 @@ class Table(Source[Change[T]], Generic[T]):
         """The row with its version, or None."""
         found = await self._read(self.key(*key))
         return None if found is None else Stored(self._decode(found), found.version)
+
+    async def read_record(self, key: Key) -> Record | None:
+        """The row as it is stored, for callers that pass it on undecoded; see `body_of`."""
+        return await self._read(key)
+
+    def body_of(self, record: Record) -> bytes:
+        """The row's canonical JSON, in the present model version."""
+        return upgraded(record.body, record.schema, self.spec.schema, self.upgrade)
 
     async def _read(self, key: Key, *, validate: bool = True) -> Record | None:
         unit = current.get()
@@ -302,8 +315,7 @@ class Table(Source[Change[T]], Generic[T]):
         """A merge needs the present model version: an older record is rewritten in the same commit."""
         present = self._with_schema(unit, key, await unit.read(self.name, key))
         if present is not None and present.schema < self.spec.schema:
-            body = upgraded(present.body, present.schema, self.spec.schema, self.upgrade)
-            unit.write(Write(self.name, key, unit.next_id(), body))
+            unit.write(Write(self.name, key, unit.next_id(), self.body_of(present)))
 
     def _merge(
         self,
@@ -363,12 +375,17 @@ class Table(Source[Change[T]], Generic[T]):
         `limit` is at most 1,000. `cursor` is opaque and belongs to the same query. A unit sees its own writes.
         """
         query = self._query(prefix, index=index, between=between, limit=limit, cursor=cursor, reverse=reverse)
+        page = await self.query_records(query)
+        return Page([self._decode(record) for record in page.records], write_cursor(page.next))
+
+    async def query_records(self, query: Query) -> RecordPage:
+        """A page of rows as they are stored; see `read_record`."""
         page = await self.app.binding.engine.query(query)
         unit = current.get()
         if unit is not None:
             unit.check_open()
             page = await self._overlaid(unit, query, page)
-        return Page([self._decode(record) for record in page.records], write_cursor(page.next))
+        return page
 
     def _query(
         self,

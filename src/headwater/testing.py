@@ -18,12 +18,13 @@ import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import httpx
+import msgspec
 from anyio.from_thread import start_blocking_portal
 
 from headwater.app import App
@@ -31,8 +32,15 @@ from headwater.clock import Timer
 from headwater.engine import DeadLetter, Waiting
 from headwater.engines import make_engine
 from headwater.errors import HeadwaterError
+from headwater.http.access import AccessRules
+from headwater.http.issuers import Issuer
+from headwater.http.keys import Key, digest_of, make_id, make_key
+from headwater.http.openapi import plans_named
+from headwater.http.tokens import mint
 from headwater.messaging import Queue
+from headwater.quota import Plan
 from headwater.runtime.supervisor import Supervisor
+from headwater.runtime.webhooks import WebhookRules
 
 START = "2026-01-01T00:00:00Z"
 IDLE_LIMIT_S = 30.0
@@ -47,6 +55,7 @@ class HarnessOptions(TypedDict, total=False):
     services: Mapping[str, Any] | None
     start: str
     store: Path | None
+    plans: Mapping[str, Mapping[str, Any]] | None
 
 
 class _VirtualTimer:
@@ -120,9 +129,30 @@ class _Endpoints:
         await self._app.http(scope, receive, send)
 
 
+_ISSUER = Issuer(development=True, roles=("roles", "Role", "scope"))
+_TOKEN_SECRET = b"the harness signs its tokens with this"
+
+
+class _KeyOnFirstUse(httpx.Auth):
+    """Makes the client's API key when its first request is sent: only then is the store open for sure."""
+
+    def __init__(self, harness: Harness, plan: str) -> None:
+        self._harness = harness
+        self._plan = plan
+        self._key = ""
+        self._making = asyncio.Lock()
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        async with self._making:
+            self._key = self._key or await self._harness._make_key(self._plan)
+        request.headers["X-Api-Key"] = self._key
+        yield request
+
+
 class Harness:
     """Runs the apps together for one test.
 
+    `plans` gives the limits of usage plans; those that endpoints name and it does not are without limits.
     `settings` gives each app's settings by its name, `services` an ASGI application (or a base URL) in place of a
     service. `store` keeps the store's folder; by default it is temporary.
     """
@@ -134,8 +164,10 @@ class Harness:
         services: Mapping[str, Any] | None = None,
         start: str = START,
         store: Path | None = None,
+        plans: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.apps = apps
+        self._plans = {name: msgspec.convert(dict(plan), Plan) for name, plan in (plans or {}).items()}
         self.clock = VirtualClock(start)
         self._settings = settings or {}
         self._services = services or {}
@@ -178,7 +210,22 @@ class Harness:
         for app in self.apps:
             app.configure(self._settings.get(app.name, {}))
         engine = make_engine(f"sqlite:{self._folder}", clock=self.clock)
-        self._supervisor = Supervisor(self.apps, engine, self.clock, reach=self._reached(), upkeep=False)
+        for app in self.apps:
+            if (http := app.load_http()) is not None:
+                self._plans.update({name: Plan() for name in plans_named(http) if name not in self._plans})
+        rules = AccessRules(
+            environment="test", issuers={"test": _ISSUER}, plans=self._plans, secrets={"test": _TOKEN_SECRET}
+        )
+        assert self._folder is not None
+        self._supervisor = Supervisor(
+            self.apps,
+            engine,
+            self.clock,
+            reach=self._reached(),
+            upkeep=False,
+            rules=rules,
+            webhooks=WebhookRules(key_file=self._folder / "secret.key"),
+        )
         await self._supervisor.start()
         await self._supervisor.serve()
 
@@ -227,13 +274,39 @@ class Harness:
         board.write_bytes(marks)
         await self._start()
 
-    def client(self, app: App[Any], *, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
-        """An HTTP client of the app's endpoints, closed with the harness."""
+    def client(
+        self,
+        app: App[Any],
+        *,
+        token: Mapping[str, Any] | None = None,
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.AsyncClient:
+        """An HTTP client of the app's endpoints, closed with the harness.
+
+        `token` are the claims of a bearer token (`sub`, and the roles as `roles`, `Role` or `scope`) that is valid for
+        an hour; `key` is the usage plan of an API key made for this client, without limits unless the harness's
+        `plans` declare some.
+        """
+        sent = dict(headers or {})
+        if token is not None:
+            now_s = self.clock.wall_ms() / 1000
+            sent["Authorization"] = f"Bearer {mint(token, _TOKEN_SECRET, _ISSUER, now_s=now_s, valid_s=3600)}"
+        auth = _KeyOnFirstUse(self, key) if key else None
         client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app.http), base_url=f"http://{app.name}", headers=dict(headers or {})
+            transport=httpx.ASGITransport(app.http), base_url=f"http://{app.name}", headers=sent, auth=auth
         )
         self._clients.append(client)
         return client
+
+    async def _make_key(self, plan: str) -> str:
+        """An API key of a plan."""
+        self._plans.setdefault(plan, Plan())
+        id = make_id()
+        key = make_key("test", id)
+        row = Key(id=id, name=f"{plan}-{id}", digest=digest_of(key), environment="test", plan=plan)
+        await self.supervisor.system.keys.put(row)
+        return key
 
     async def run_until_idle(self) -> None:
         """Wait until no message is ready or running and nothing is being committed; time stands still.

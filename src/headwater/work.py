@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from headwater.codec import decode_json, encode_json
 from headwater.engine import Engine, Record
 from headwater.errors import Conflict, Discard, HeadwaterError, InvalidValue, TooLarge, UnitClosed
-from headwater.events import MESSAGE, Delivery, Envelope, Key
+from headwater.events import MESSAGE, Caller, Delivery, Envelope, Key
 from headwater.unit import (
     MAX_MESSAGE,
     Claim,
@@ -93,6 +93,10 @@ class UnitOfWork:
         commit.trace = origin.trace or commit.trace
         return before
 
+    def call_for(self, caller: Caller) -> None:
+        """What the unit emits is done for this caller."""
+        self._commit.caller = caller
+
     @property
     def trace(self) -> str:
         return self._commit.trace
@@ -103,9 +107,13 @@ class UnitOfWork:
         return bool(self._writes) or (commit is not None and bool(commit.emits or commit.claims))
 
     def next_id(self) -> str:
+        """An id of this commit; the next one sorts after it as text: …-9, …-a10, …-a99, …-b100."""
         number = self._operations
         self._operations = number + 1
-        return f"{self._commit.id}-{number}"
+        if number < 10:
+            return f"{self._commit.id}-{number}"
+        digits = str(number)
+        return f"{self._commit.id}-{chr(95 + len(digits))}{digits}"
 
     def check_open(self) -> None:
         if self.closed:

@@ -103,7 +103,11 @@ def test_the_tour_of_the_apps_comes_true(tmp_path: Path) -> None:
     assert re.search(r"└─ ✓ reporting/reports done", done.stdout)
     assert "died after 3 receives" in done.stdout
     assert "GET /reporting/audit: its totals are those of the report" in done.stdout
+    assert re.search(r"GET /intake/data/\S+ as ann: 200, as bob: 404\n", done.stdout)
+    assert "stored for ann, under the id that it was accepted with\n" in done.stdout
+    assert re.search(r"30 POSTs at once as max: 2\d accepted and stored, \d+ answered 429\n", done.stdout)
     assert "/catalog/docs\n" in done.stdout
+    assert "/intake/\n" in done.stdout
     assert "\x1b" not in done.stdout
     assert "Traceback" not in done.stderr
 

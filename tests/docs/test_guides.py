@@ -55,7 +55,7 @@ async def run_page(found: list[Block], namespace: dict[str, Any]) -> None:
     calls = [code for code in codes if awaits(code)]
     async with contextlib.AsyncExitStack() as stack:
         if any("h" in code.co_names for code in calls):
-            harness = Harness(*apps.values(), services=namespace.get("SERVICES"))
+            harness = Harness(*apps.values(), services=namespace.get("SERVICES"), plans=namespace.get("PLANS"))
             namespace["h"] = await stack.enter_async_context(harness)
         for code in calls:
             await types.FunctionType(code, namespace)()

@@ -21,7 +21,8 @@ from headwater.errors import (
     StoreDamaged,
     status_of,
 )
-from headwater.http.unit_layer import BUFFER, MAX_BODY, MAX_STORED_ANSWER
+from headwater.http.limits import Limits
+from headwater.http.unit_layer import BUFFER, MAX_STORED_ANSWER
 from headwater.pytest_plugin import StartHarness
 from headwater.testing import Harness
 from tests.http.raw import Exchange
@@ -57,7 +58,7 @@ async def test_a_wrong_body_is_422_and_names_the_field(harness: StartHarness, bo
     h = await harness(app)
     answer = await h.client(app).post("/", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422
-    assert field in answer.json()["detail"][0]["loc"]
+    assert field in answer.json()["errors"][0]["loc"]
     assert (await items.query()).items == []
 
 
@@ -78,11 +79,11 @@ async def test_an_oversized_body_is_413(harness: StartHarness, how: str) -> None
     await harness(app)
     for path in ("/model", "/raw"):
         if how == "length":
-            headers = {"content-length": str(MAX_BODY + 1), "content-type": "application/json"}
+            headers = {"content-length": str(Limits().body + 1), "content-type": "application/octet-stream"}
             exchange = await Exchange(app.http, path=path, headers=headers).run(b"x")
             assert exchange.received == 0
         else:
-            headers = {"content-type": "application/json"}
+            headers = {"content-type": "application/octet-stream"}
             exchange = await Exchange(app.http, path=path, headers=headers).run(*[b"x" * 2**20] * 20)
             assert exchange.received == 17
         assert exchange.status == 413
@@ -112,14 +113,20 @@ async def test_errors_have_one_shape(harness: StartHarness) -> None:
     h = await harness(app)
     answers = [await h.client(app).get(f"/{n}") for n in range(len(errors))]
     assert [answer.status_code for answer in answers] == [404, 422, 413, 412, 429, 507, 503, 503, 503, 500]
-    assert answers[0].json() == {
+    told = answers[0].json()
+    assert told.pop("request_id") == answers[0].headers["headwater-trace"]
+    assert told == {
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
         "detail": "gone",
         "error": "UnknownResource",
         "operation": "send",
         "resource": "shop/x",
         "hint": "declare it",
     }
-    assert answers[5].json() == {"detail": "disk", "error": "StoreFull", "retryable": True}
+    assert {"detail": "disk", "error": "StoreFull", "retryable": True}.items() <= answers[5].json().items()
+    assert {answer.headers["content-type"] for answer in answers} == {"application/problem+json"}
     assert all(answer.headers["headwater-trace"] for answer in answers)
     assert status_of(Conflict("x")) == 409
 

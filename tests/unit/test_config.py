@@ -20,7 +20,12 @@ def load(folder: Path, environment: str = "", **variables: str) -> Config:
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     config = load(tmp_path)
-    assert config == Config(store=f"sqlite:{tmp_path.resolve() / '.headwater'}")
+    hidden = tmp_path.resolve() / ".headwater"
+    assert config == Config(
+        store=f"sqlite:{hidden}",
+        development_key_file=str(hidden / "development.key"),
+        secret_key_file=str(hidden / "secret.key"),
+    )
     assert (config.host, config.port, config.history_ms, config.drain_s) == ("127.0.0.1", 8000, 7 * 86_400_000, 10.0)
 
 
@@ -96,3 +101,16 @@ def test_the_socket_of_a_deep_folder_is_short_and_its_own(tmp_path: Path) -> Non
     deep = [admin_socket(f"sqlite:{tmp_path / (letter * 120)}") for letter in "ab"]
     assert all(len(str(path)) < 100 for path in deep)
     assert deep[0] != deep[1]
+
+
+def test_where_webhooks_may_go_and_the_key_of_their_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, '[default]\nsecret_key_file = "k"\n[default.webhooks]\nallow = ["10.0.0.0/8"]\nhttp = true\n')
+    config = load(tmp_path)
+    assert config.webhooks.permits("10.1.2.3")
+    assert not config.webhooks.permits("127.0.0.1")
+    assert (config.webhooks.http, config.secret_key_file) == (True, str(tmp_path / "k"))
+    monkeypatch.chdir(tmp_path)
+    assert load(tmp_path, HEADWATER_SECRET_KEY_FILE="v").secret_key_file == str(tmp_path / "v")
+    write(tmp_path, '[default.webhooks]\nallow = ["ten"]\n')
+    with pytest.raises(DeclarationError, match=r"headwater\.toml.*'ten'"):
+        load(tmp_path)

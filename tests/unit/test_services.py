@@ -18,6 +18,9 @@ class Reach:
 
     engine: Any = None
     clock: Any = None
+    access: Any = None
+    webhooks: Any = None
+    limits: Any = None
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         return (None, "http://shop.test/shop") if app == "shop" else (None, None)

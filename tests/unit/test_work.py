@@ -120,3 +120,9 @@ async def test_a_merge_that_does_not_fit_is_named_at_the_read() -> None:
 
 def test_pauses_between_reruns_stay_short() -> None:
     assert all(0 <= contention_pause_s(attempt) < 0.07 for attempt in range(6) for _ in range(50))
+
+
+def test_the_ids_of_a_commit_sort_in_the_order_in_which_they_were_made() -> None:
+    unit: Any = UnitOfWork(Rows())  # type: ignore[arg-type]
+    ids = [unit.next_id() for _ in range(1200)]
+    assert ids == sorted(set(ids))

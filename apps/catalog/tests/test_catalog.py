@@ -87,7 +87,7 @@ async def test_refused_input_names_the_field(client: httpx.AsyncClient, case: di
         await client.put("/products/p1", json=case["body"]),
     ):
         assert answer.status_code == 422
-        assert [error["loc"] for error in answer.json()["detail"]] == [["body", case["field"]]]
+        assert [error["loc"] for error in answer.json()["errors"]] == [["body", case["field"]]]
     assert (await products.query()).items == []
 
 
@@ -113,7 +113,7 @@ async def test_create_refuses_an_id_and_put_one_that_differs_from_the_path(clien
     assert (await client.post("/products", json={"id": "p1", **SKILLET})).status_code == 422
     answer = await client.put("/products/p1", json={"id": "p2", **SKILLET})
     assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["body", "id"]
+    assert answer.json()["errors"][0]["loc"] == ["body", "id"]
     assert (await client.put("/products/p1", json={"id": "p1", **SKILLET})).status_code == 201
 
 

@@ -10,7 +10,7 @@ import typer
 import typer.main
 from typer.exceptions import TyperException
 
-from headwater.cli import dead_letters, exits, messages, observe, queues, rows, topics
+from headwater.cli import dead_letters, exits, keys, messages, observe, queues, rows, tokens, topics
 from headwater.cli.options import Env, Store
 from headwater.errors import HeadwaterError
 
@@ -46,6 +46,12 @@ def run(
         int | None, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.", show_default=False)
     ] = None,
     env: Env = "",
+    tls_cert: Annotated[
+        str, typer.Option("--tls-cert", metavar="FILE", help="Serve HTTPS with this chain (PEM).", show_default=False)
+    ] = "",
+    tls_key: Annotated[
+        str, typer.Option("--tls-key", metavar="FILE", help="The certificate's key (PEM).", show_default=False)
+    ] = "",
     reload: Annotated[bool, typer.Option("--reload", help="Start anew when a .py or .toml file changes.")] = False,
 ) -> None:
     """Serve apps: those named, or those of headwater.toml."""
@@ -53,7 +59,7 @@ def run(
 
     if reload:
         raise typer.Exit(serve.serve_reloading([argument for argument in sys.argv[1:] if argument != "--reload"]))
-    options = serve.RunOptions(tuple(apps or ()), store, host, port, env)
+    options = serve.RunOptions(tuple(apps or ()), store, host, port, env, tls_cert, tls_key)
     raise typer.Exit(serve.serve(options, debug=bool(context.obj)))
 
 
@@ -63,6 +69,8 @@ app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(rows.app, name="table")
 app.add_typer(topics.app, name="topic")
 app.add_typer(queues.app, name="queue")
+app.add_typer(keys.app, name="key")
+app.command()(tokens.token)
 
 
 @app.command()

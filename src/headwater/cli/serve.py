@@ -34,6 +34,8 @@ class RunOptions(msgspec.Struct, frozen=True):
     host: str = ""
     port: int | None = None
     environment: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
 
 
 def configured(options: RunOptions) -> tuple[Path, Config]:
@@ -49,6 +51,11 @@ def configured(options: RunOptions) -> tuple[Path, Config]:
         changes["host"] = options.host
     if options.port is not None:
         changes["port"] = options.port
+    for name in ("tls_cert", "tls_key"):
+        if path := getattr(options, name):
+            changes[name] = str(Path.cwd() / path)
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise exits.UsageError("--tls-cert and --tls-key go together")
     return folder, msgspec.structs.replace(config, **changes)
 
 
@@ -114,8 +121,11 @@ def place_of(error: Exception) -> str:
 
 def announce(server: Server) -> None:
     """One short block on standard error when requests are answered."""
+    from headwater.system import NAME
+
     graph = server.supervisor.graph
-    served = [f"{server.address}/{app.name}" if app.serves_http else app.name for app in graph.apps]
+    shown = [app for app in graph.apps if app.name != NAME]
+    served = [f"{server.address}/{app.name}" if app.serves_http else app.name for app in shown]
     lines = [
         f"headwater serves {server.address} (pid {os.getpid()})",
         f"  apps        {', '.join(served)}",

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from headwater import errors
-from headwater.config import absolute_store, admin_socket, find_folder, load_config
+from headwater.config import Config, absolute_store, admin_socket, find_folder, load_config
 from headwater.errors import CommitUnknown, HeadwaterError, StoreError, UnknownResource
 
 TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 5.0
+_STORE_FILES = ("store.db", "board", "lock")
+"""Any of them makes a folder a store, if a damaged one. Secret keys may lie in the folder before it is one."""
 
 
 class Session:
@@ -28,6 +30,8 @@ class Session:
     def __init__(self, store: str = "", env: str = "") -> None:
         config = load_config(find_folder(Path.cwd()), environment=env)
         self.store = absolute_store(store, Path.cwd()) if store else config.store
+        self.environment = config.environment
+        self._config = config
 
     def call(self, operation: str, **parameters: Any) -> Any:
         """Run one operation; parameters that are None are left out."""
@@ -43,14 +47,15 @@ class Session:
     def _call_alone(self, operation: str, parameters: dict[str, Any]) -> Any:
         import asyncio
 
-        return asyncio.run(call_alone(self.store, operation, parameters))
+        return asyncio.run(call_alone(self.store, self._config, operation, parameters))
 
 
-async def call_alone(store: str, operation: str, parameters: dict[str, Any]) -> Any:
+async def call_alone(store: str, config: Config, operation: str, parameters: dict[str, Any]) -> Any:
     """Open the store, run the operation, and give the store back."""
     from headwater.engines import make_engine
     from headwater.runtime.admin import Admin
     from headwater.runtime.logs import configure_logs
+    from headwater.runtime.rules import webhook_rules
 
     configure_logs(lowest="warning")
     check_present(store)
@@ -65,7 +70,7 @@ async def call_alone(store: str, operation: str, parameters: dict[str, Any]) -> 
     owner = make_engine(store)
     await owner.open()
     try:
-        return await Admin(owner, store=store).call(operation, parameters)
+        return await Admin(owner, store=store, webhooks=webhook_rules(config)).call(operation, parameters)
     finally:
         await owner.close()
 
@@ -74,7 +79,7 @@ def check_present(store: str) -> None:
     """Raise `UnknownResource` when nothing is where the store should be: looking must not make one."""
     scheme, _, rest = store.partition(":")
     folder = Path(rest)
-    if scheme == "sqlite" and not (folder.is_dir() and any(folder.iterdir())):
+    if scheme == "sqlite" and not any((folder / name).exists() for name in _STORE_FILES):
         raise UnknownResource(
             "there is no store",
             operation="open",

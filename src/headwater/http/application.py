@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
-from fastapi.exception_handlers import request_validation_exception_handler
+import msgspec
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import Response
 
 from headwater.errors import HeadwaterError, status_of
-from headwater.http.answers import error_body
+from headwater.http.answers import PROBLEM, error_body, error_headers, invalid_values, problem
+from headwater.http.context import KEY, RequestContext
+from headwater.http.expose import routes_of
+from headwater.http.ingest import route_of
+from headwater.http.lane import Endpoints
+from headwater.http.openapi import describe_api
 from headwater.http.unit_layer import UnitLayer
 
 if TYPE_CHECKING:
@@ -24,24 +31,64 @@ def make_http(app: App[Any]) -> FastAPI:
     The layer stands last in the middleware, so that what users add lies outside of it, and inside of it only
     FastAPI's handling of exceptions: a handled exception is a response like any other, judged by its status.
     """
-    http = FastAPI(title=app.name)
+    http = Endpoints(title=app.name, exception_handlers=HANDLERS)
     http.user_middleware.append(Middleware(UnitLayer, owner=app))
-    http.add_exception_handler(HeadwaterError, answer_error)
-    http.add_exception_handler(RequestValidationError, answer_invalid)
+    describe_api(http)
     return http
 
 
-async def answer_error(_: Request, error: Exception) -> JSONResponse:
-    """Our errors as JSON: what, where, how to mend it, and whether to try again."""
+def serve_declared(app: App[Any]) -> None:
+    """Serve what the app exposes and ingests, behind its own endpoints."""
+    routes = [route for exposure in app.exposures for route in routes_of(exposure)]
+    routes += [route_of(ingestion) for ingestion in app.ingestions]
+    http = app.http
+    assert isinstance(http, Endpoints)
+    http.serve_direct(routes)
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Our errors: what, where, how to mend it, and whether to try again."""
     assert isinstance(error, HeadwaterError)
-    return JSONResponse(error_body(error), status_code=status_of(error))
+    return _answer(status_of(error), error_body(error, _request_id(request)), error_headers(error))
 
 
-async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
-    """FastAPI's answer to invalid input, without repeating input that JSON cannot carry (NaN, lone surrogates)."""
+async def answer_exception(request: Request, error: Exception) -> Response:
+    """`HTTPException`, of endpoints and of the router (404, 405)."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code in (204, 304) or error.status_code < 200:
+        return Response(status_code=error.status_code, headers=headers)
+    detail: Any = error.detail
+    told = {"detail": detail} if isinstance(detail, str) else {"detail": "", "errors": detail}
+    return _answer(error.status_code, problem(error.status_code, request_id=_request_id(request), **told), headers)
+
+
+async def answer_invalid(request: Request, error: Exception) -> Response:
+    """Invalid input: `errors` has the place of each invalid value."""
     assert isinstance(error, RequestValidationError)
-    try:
-        return await request_validation_exception_handler(request, error)
-    except ValueError:
-        known = [{name: item[name] for name in ("type", "loc", "msg")} for item in error.errors()]
-        return JSONResponse({"detail": known}, status_code=422)
+    found = invalid_values(error.errors())
+    first = f"{'.'.join(str(part) for part in found[0]['loc'])}: {found[0]['msg']}" if found else "invalid input"
+    detail = first if len(found) < 2 else f"{first} (and {len(found) - 1} more)"
+    return _answer(422, problem(422, detail, _request_id(request), error="InvalidValue", errors=found))
+
+
+async def answer_failure(request: Request, _: Exception) -> Response:
+    """Whatever else an endpoint raises: what it was is told to the log only."""
+    return _answer(500, problem(500, "the request failed unexpectedly", _request_id(request), retryable=False))
+
+
+def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(body, enc_hook=str), status, headers, PROBLEM)
+
+
+def _request_id(request: Request) -> str:
+    context = request.scope.get(KEY)
+    return context.request_id if isinstance(context, RequestContext) else ""
+
+
+HANDLERS = {
+    HeadwaterError: answer_error,
+    HTTPException: answer_exception,
+    RequestValidationError: answer_invalid,
+    Exception: answer_failure,
+}

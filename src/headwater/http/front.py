@@ -1,27 +1,38 @@
-"""The front of a server: each app under its name, and an index of them."""
+"""The front of a server: each app under its name, an index of them, and the server's health."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headwater.errors import Stopping, status_of
-from headwater.http.answers import error_body
+from headwater.errors import HeadwaterError, Stopping, Unavailable, UnknownResource, status_of
+from headwater.http.answers import PROBLEM, error_body, error_headers
+from headwater.http.limits import Cors
+
+RESERVED = ("live", "ready")
+"""Names that no app may have: `/live` and `/ready` are the server's own."""
+EXPOSED = ("ETag", "Headwater-Trace", "Idempotent-Replayed", "Location", "Retry-After", "RateLimit", "RateLimit-Policy")
 
 
 class Front:
-    """Each app under `/<its name>`; `/` lists them. A request that a stop cuts off is answered with 503."""
+    """Each app under `/<its name>`; `/` lists them, `/live` and `/ready` tell the server's health.
 
-    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
-        self._apps = apps
+    `unready` says why the server is not ready, "" when it is. A request that a stop cuts off is answered with 503.
+    """
+
+    def __init__(self) -> None:
+        self.apps: Mapping[str, ASGIApp] = {}
+        self.unready = "the server starts"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         name = path[1:].partition("/")[0]
-        app = self._apps.get(name)
+        app = self.apps.get(name)
         if app is not None:
             scope["root_path"] = f"{scope.get('root_path', '')}/{name}"
             try:
@@ -31,15 +42,45 @@ class Front:
                     raise
                 await _answer_cut_off(scope, receive, send)
         elif scope["type"] == "http":
-            await self._index(path)(scope, receive, send)
+            await self._own(path)(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
-    def _index(self, path: str) -> JSONResponse:
+    def _own(self, path: str) -> Response:
+        if path == "/live":
+            return _fresh({"status": "live"})
+        if path == "/ready":
+            return (
+                _problem(Unavailable(self.unready, operation="ready")) if self.unready else _fresh({"status": "ready"})
+            )
         if path == "/":
-            return JSONResponse({"apps": {name: {"url": f"/{name}", "docs": f"/{name}/docs"} for name in self._apps}})
-        hint = f"the apps served here are {', '.join(sorted(self._apps)) or 'none'}"
-        return JSONResponse({"detail": "no app of this name is served here", "hint": hint}, status_code=404)
+            return JSONResponse({"apps": {name: {"url": f"/{name}", "docs": f"/{name}/docs"} for name in self.apps}})
+        hint = f"the apps served here are {', '.join(sorted(self.apps)) or 'none'}"
+        return _problem(UnknownResource("no app of this name is served here", operation="request", hint=hint))
+
+
+def allow_origins(app: ASGIApp, cors: Cors) -> ASGIApp:
+    """The application, answering to pages of other origins as the settings say."""
+    if not cors.origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=cors.origins,
+        allow_methods=cors.methods,
+        allow_headers=cors.headers,
+        allow_credentials=cors.credentials,
+        expose_headers=EXPOSED,
+        max_age=cors.max_age_s,
+    )
+
+
+def _fresh(content: dict[str, Any]) -> Response:
+    return JSONResponse(content, headers={"Cache-Control": "no-store"})
+
+
+def _problem(error: HeadwaterError) -> Response:
+    headers = {"Cache-Control": "no-store", **error_headers(error)}
+    return JSONResponse(error_body(error), status_of(error), headers, PROBLEM)
 
 
 async def _answer_cut_off(scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,8 +90,7 @@ async def _answer_cut_off(scope: Scope, receive: Receive, send: Send) -> None:
         operation="request",
         hint="with an Idempotency-Key it can be sent again safely",
     )
-    answer = JSONResponse(error_body(error), status_code=status_of(error))
     try:
-        await answer(scope, receive, send)
+        await _problem(error)(scope, receive, send)
     except RuntimeError:
         raise asyncio.CancelledError from None

@@ -29,8 +29,11 @@ from headwater.errors import (
     TooLarge,
     status_of,
 )
-from headwater.http.answers import error_body
+from headwater.http.answers import error_body, error_headers, raw_problem
+from headwater.http.bodies import examine, is_encoded, needs_memory, too_large_to_check
+from headwater.http.context import KEY, RequestContext
 from headwater.http.lifespan import state_of
+from headwater.http.limits import Limits
 from headwater.unit import Claim, Origin
 from headwater.work import RERUNS, UnitOfWork, back_off, current
 
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from headwater.app import App
 
 BUFFER = 1024 * 1024
-MAX_BODY = 16 * 1024 * 1024
 MAX_STORED_ANSWER = 256 * 1024
 IDEMPOTENCY_MS = 24 * 3_600_000
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -69,9 +71,9 @@ class UnitLayer:
             return
         if state := state_of(scope.get("app")):
             scope["state"] = {**state, **scope.get("state", {})}
-        request = _Request(scope, receive)
+        request = _Request(scope, receive, self._app)
         try:
-            if not await request.read():
+            if not await request.read(self._app.binding.limits):
                 return
             key = request.header(b"idempotency-key")
             if key is None or scope["method"] not in _WRITES:
@@ -79,9 +81,9 @@ class UnitLayer:
             else:
                 await self._once(request, send, key.decode("latin-1"))
         except HeadwaterError as error:
-            if request.answered:
+            if request.context.answered:
                 raise
-            await _answer(send, error)
+            await _answer(send, error, request.context)
 
     async def _once(self, request: _Request, send: Send, key: str) -> None:
         """Run a request with an idempotency key, or answer from what its first run kept."""
@@ -89,7 +91,8 @@ class UnitLayer:
             raise InvalidValue("an Idempotency-Key has 1 to 255 characters", operation="request")
         if not request.in_memory:
             raise TooLarge(f"a request with an Idempotency-Key has at most {BUFFER} bytes", operation="request")
-        scope = f"http:{self._app.name}:{request.caller}:{request.scope['method']} {request.scope['path']}"
+        caller = await self._app.binding.access.name_caller(request.scope)
+        scope = f"http:{self._app.name}:{caller}:{request.scope['method']} {request.scope['path']}"
         if (scope, key) in self._running:
             raise InProgress("a request with this Idempotency-Key is running", operation="request", hint="try later")
         self._running.add((scope, key))
@@ -109,6 +112,7 @@ class UnitLayer:
         binding = self._app.binding
         for attempt in range(RERUNS + 1):
             unit = UnitOfWork(binding.engine, request.origin)
+            request.context.attach(unit)
             response = _Response(unit, send, request, claim)
             if claim is not None:
                 response.expires_ms = await binding.engine.now_ms() + IDEMPOTENCY_MS
@@ -117,7 +121,7 @@ class UnitLayer:
                 return
             if not isinstance(refusal, Conflict) or not request.repeatable or attempt == RERUNS:
                 raise refusal
-            request.rewind()
+            request.rewind(unit.trace)
             await back_off(attempt)
 
     async def _attempt(
@@ -130,7 +134,7 @@ class UnitLayer:
         except Exception:
             if response.refusal is not None:
                 return response.refusal
-            if request.answered or last or not request.repeatable:
+            if request.context.answered or last or not request.repeatable:
                 raise
             stale = await unit.stale()
             if stale is None:
@@ -146,28 +150,24 @@ class UnitLayer:
 class _Request:
     """The request with its body in memory, so that it can be played again."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, app: App[Any]) -> None:
         self.scope = scope
         self._receive = receive
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._chunks: list[Message] = []
         self._at = 0
         self._size = 0
-        self._scope_before = dict(scope)
+        self._most = BUFFER
+        self._scope_before: dict[str, Any] = {}
         self.complete = False
         self.in_memory = False
-        self.answered = False
         self.refusal: HeadwaterError | None = None
         trace = _trace_of(self._headers.get(b"traceparent"))
+        self.context = scope[KEY] = RequestContext(app, trace)
         self.origin = Origin(f"{scope['method']} {scope.get('root_path', '')}{_path(scope)}", None, trace)
 
     def header(self, name: bytes) -> bytes | None:
         return self._headers.get(name)
-
-    @property
-    def caller(self) -> str:
-        """Whose idempotency keys these are: a digest of the credentials that came with the request."""
-        return hashlib.sha256(self._headers.get(b"authorization", b"")).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str:
@@ -181,23 +181,41 @@ class _Request:
         endpoint = self.scope.get("endpoint")
         return self.in_memory and not getattr(endpoint, "__headwater_no_rerun__", False)
 
-    async def read(self) -> bool:
-        """Read the body until it ends or the buffer is full; False when the client has gone."""
+    async def read(self, limits: Limits) -> bool:
+        """Read the body until it ends or the buffer is full, and examine it; False when the client has gone."""
+        self._most = limits.body
+        checked = needs_memory(self._headers)
         length = self.header(b"content-length")
-        if length is not None and length.isdigit() and int(length) > MAX_BODY:
-            raise _too_large()
+        if length is not None and length.isdigit() and int(length) > (BUFFER if checked else self._most):
+            raise too_large_to_check(BUFFER) if checked and int(length) <= self._most else self._too_large()
         while not self.complete and self._size < BUFFER:
             message = await self._read_chunk()
             if message["type"] == "http.disconnect":
                 return False
         self.in_memory = self.complete
+        if checked:
+            self._examine(limits)
+        self._scope_before = dict(self.scope)
         return True
+
+    def _examine(self, limits: Limits) -> None:
+        """Put the body that was examined, without its encoding, in the place of what came in."""
+        if not self.complete:
+            raise too_large_to_check(BUFFER)
+        body = examine(b"".join(chunk["body"] for chunk in self._chunks), self._headers, limits, BUFFER)
+        self._chunks = [{"type": "http.request", "body": body, "more_body": False}]
+        if is_encoded(self._headers):
+            kept = [item for item in self.scope["headers"] if item[0] not in (b"content-encoding", b"content-length")]
+            self.scope["headers"] = [*kept, (b"content-length", b"%d" % len(body))]
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the request's body is larger than {self._most} bytes", operation="request")
 
     async def _read_chunk(self) -> Message:
         message = await self._receive()
         self._size += len(message.get("body", b""))
-        if self._size > MAX_BODY:
-            self.refusal = _too_large()
+        if self._size > self._most:
+            self.refusal = self._too_large()
             raise self.refusal
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             self.complete = True
@@ -216,7 +234,9 @@ class _Request:
             return message
         return await self._receive()
 
-    def rewind(self) -> None:
+    def rewind(self, trace: str) -> None:
+        """Begin anew, in the same trace."""
+        self.origin = msgspec.structs.replace(self.origin, trace=trace)
         self._at = 0
         self.scope.clear()
         self.scope.update(self._scope_before)
@@ -241,10 +261,11 @@ class _Response:
             if message["status"] >= 400 and self._request.refusal is not None:
                 self.refusal = self._request.refusal  # a body beyond the limit, which the framework calls unreadable
                 raise _Refused
-            message["headers"] = [*message["headers"], (b"headwater-trace", self._unit.trace.encode())]
+            added = self._request.context.headers
+            message["headers"] = [*message["headers"], (b"headwater-trace", self._unit.trace.encode()), *added]
             if self._claim is None:
                 await self._commit(message["status"])
-                self._request.answered = True
+                self._request.context.answered = True
             else:
                 self._unit.close("its response has started")
         if self._claim is None:
@@ -273,7 +294,7 @@ class _Response:
             self._unit.closed = False
             self._unit.claim(claim)
         await self._commit(start["status"])
-        self._request.answered = True
+        self._request.context.answered = True
         for kept in self._kept:
             await self._send(kept)
         self._kept.clear()
@@ -287,7 +308,8 @@ class _Response:
                 operation="request",
             )
             raise _Refused
-        answer = StoredAnswer(self._request.fingerprint, start["status"], list(start["headers"]), body)
+        headers = [header for header in start["headers"] if not header[0].startswith(b"ratelimit")]
+        answer = StoredAnswer(self._request.fingerprint, start["status"], headers, body)
         return Claim(*self._claim, self.expires_ms, msgspec.msgpack.encode(answer))
 
 
@@ -312,24 +334,20 @@ def _trace_of(traceparent: bytes | None) -> str:
     return ""
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"the request's body is larger than {MAX_BODY} bytes", operation="request")
-
-
 async def _replay(send: Send, kept: bytes, request: _Request) -> None:
     answer = msgspec.msgpack.decode(kept, type=StoredAnswer)
     if answer.fingerprint != request.fingerprint:
         raise IdempotencyMismatch(
             "the Idempotency-Key was used with another request", operation="request", hint="use a new key"
         )
-    request.answered = True
+    request.context.answered = True
     headers = [*answer.headers, (b"idempotent-replayed", b"true")]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _answer(send: Send, error: HeadwaterError) -> None:
-    body = msgspec.json.encode(error_body(error))
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+async def _answer(send: Send, error: HeadwaterError, context: RequestContext) -> None:
+    headers, body = raw_problem(error_body(error, context.request_id), error_headers(error))
+    headers += [(b"headwater-trace", context.request_id.encode()), *context.headers]
     await send({"type": "http.response.start", "status": status_of(error), "headers": headers})
     await send({"type": "http.response.body", "body": body})

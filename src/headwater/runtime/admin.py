@@ -8,6 +8,7 @@ from typing import Any
 from headwater.errors import UnknownResource
 from headwater.runtime.admin_base import About
 from headwater.runtime.admin_history import HistoryOperations
+from headwater.runtime.admin_keys import KeyOperations
 from headwater.runtime.admin_letters import LetterOperations
 from headwater.runtime.admin_queues import QueueOperations
 from headwater.runtime.admin_resources import ResourceOperations
@@ -17,7 +18,7 @@ from headwater.runtime.operations import Operation, operations_of
 __all__ = ["About", "Admin"]
 
 
-class Admin(ResourceOperations, QueueOperations, LetterOperations, TableOperations, HistoryOperations):
+class Admin(ResourceOperations, QueueOperations, LetterOperations, TableOperations, HistoryOperations, KeyOperations):
     """Every operation, called by name (`call`) with JSON parameters, or directly as a method.
 
     Answers are JSON types. Raises what the engine raises, `UnknownResource` for names and ids that nothing has, and

@@ -11,8 +11,13 @@ from headwater.catalog import Catalog, QueueSpec, TableSpec
 from headwater.clock import Clock, SystemClock, from_ms
 from headwater.codec import decode_json, encode_json
 from headwater.engine import Engine
-from headwater.errors import InvalidValue, UnknownResource
+from headwater.errors import DeclarationError, InvalidValue, UnknownResource
 from headwater.events import Envelope
+from headwater.graph import build_graph
+from headwater.http.access import Access
+from headwater.http.limits import Limits
+from headwater.runtime.webhooks import WebhookRules, Webhooks
+from headwater.system import System
 
 if TYPE_CHECKING:
     import httpx
@@ -45,14 +50,28 @@ class AdminBase:
         clock: Clock | None = None,
         store: str = "",
         about: About | None = None,
+        webhooks: WebhookRules | None = None,
     ) -> None:
         self.engine = engine
         self.clock = clock or SystemClock()
+        self.limits = Limits()
         self.supervisor = supervisor
         self.store = store
         self.about = about
         self.stand_in: App[None] = App("admin")
         self.stand_in.bind(self)
+        self.system = supervisor.system if supervisor else System()
+        if supervisor is None:
+            self.system.app.bind(self)
+            alone = Webhooks(self.system, build_graph([self.system.app]), webhooks, self.reach)
+        self.webhooks = supervisor.webhooks if supervisor else alone
+
+    @property
+    def access(self) -> Access:
+        """The running server's; raises `DeclarationError` without one."""
+        if self.supervisor is None:
+            raise DeclarationError("no server runs", operation="admin")
+        return self.supervisor.access
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         return None, None

@@ -83,7 +83,12 @@ class QueueOperations(AdminBase):
         if topic:
             await self.check_topic(topic)
         routes = (await self.engine.catalog()).routes
-        made = [msgspec.to_builtins(route) for route in routes if route.id and topic in ("", route.source)]
+        urls = {hook.queue: hook.url for hook in await self.webhooks.rows()}
+        made = [
+            {**msgspec.to_builtins(route), "url": urls.get(route.target)}
+            for route in routes
+            if route.id and topic in ("", route.source)
+        ]
         return {"subscriptions": sorted(made, key=lambda route: str(route["id"]))}
 
     @operation(writes=True)
@@ -91,24 +96,33 @@ class QueueOperations(AdminBase):
         self,
         *,
         topic: Name,
-        queue: Name,
+        queue: str = "",
+        url: str = "",
         match: Document | None = None,
         group: str = "",
         delay: str | None = None,
+        secret: str | None = None,
     ) -> dict[str, Any]:
-        """Route a topic to a queue from now on; the same subscription again answers the same id."""
+        """Route a topic to a queue or a URL from now on; the same subscription again answers the same id.
+
+        `secret` signs what is delivered to the URL; without one a secret is made, and only this answer shows it.
+        """
+        if bool(queue) == bool(url) or (url and "://" not in url):
+            raise InvalidValue("give a queue, or a URL with its scheme", operation="subscribe", resource=topic)
         await self.check_topic(topic)
-        await self.queue_spec(queue)
+        if queue:
+            await self.queue_spec(queue)
         source: Topic[dict[str, Any]] = Topic(self.stand_in, topic, dict)
         try:
-            return {"id": await source.subscribe(queue, match=match, group=group, delay=delay)}
+            id = await source.subscribe(queue or url, match=match, group=group, delay=delay, secret=secret)
         except DeclarationError as error:
             raise InvalidValue(error.message, operation="subscribe", resource=topic, hint=error.hint) from error
+        return {"id": str(id), "secret": id.secret} if id.secret else {"id": str(id)}
 
     @operation(writes=True)
     async def unsubscribe(self, *, id: Name) -> dict[str, Any]:
-        """End a subscription made at run time."""
-        if not await self.engine.unsubscribe(id):
+        """End a subscription made at run time; what still waits for a URL is discarded."""
+        if not await self.webhooks.unsubscribe(id):
             raise UnknownResource(
                 "there is no subscription of this id",
                 operation="unsubscribe",

@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from headwater.catalog import QueueSpec, TableSpec
+from headwater.catalog import Catalog, QueueSpec, TableSpec
 from headwater.engine import QueueStats
 from headwater.runtime.admin_base import AdminBase, orphans_of, time_of
 from headwater.runtime.operations import operation
+from headwater.system import NAME
 
 _TOTALS = ("depth", "in_flight", "delayed", "dead")
 
@@ -23,7 +24,7 @@ class ResourceOperations(AdminBase):
             "store": self.store,
             "engine": self.engine.features.engine,
             "time": time_of(await self.engine.now_ms()),
-            "apps": sorted(catalog.apps),
+            "apps": _apps(catalog),
             "server": self._server(),
             "queues": {"count": len(stats), **{name: sum(getattr(s, name) for s in stats) for name in _TOTALS}},
             "paused": [queue.queue for queue in stats if queue.paused],
@@ -36,7 +37,7 @@ class ResourceOperations(AdminBase):
         about = {} if self.about is None else msgspec.to_builtins(self.about)
         if self.about is not None:
             about["started"] = time_of(about.pop("started_ms"))
-        apps = [app.name for app in self.supervisor.graph.apps]
+        apps = [app.name for app in self.supervisor.graph.apps if app.name != NAME]
         return {**about, "revision": self.supervisor.revision, "apps": apps}
 
     @operation()
@@ -45,9 +46,9 @@ class ResourceOperations(AdminBase):
         catalog = await self.engine.catalog()
         routes = [msgspec.to_builtins(route) for route in catalog.routes]
         return {
-            "apps": sorted(catalog.apps),
-            "tables": [_table_json(spec) for _, spec in sorted(catalog.tables.items())],
-            "topics": [{"name": name} for name in sorted(catalog.topics)],
+            "apps": _apps(catalog),
+            "tables": [_table_json(spec) for name, spec in sorted(catalog.tables.items()) if not _is_own(name)],
+            "topics": [{"name": name} for name in sorted(catalog.topics) if not _is_own(name)],
             "queues": await self._queues(),
             "routes": [route for route in routes if not route["id"]],
             "subscriptions": [route for route in routes if route["id"]],
@@ -93,6 +94,15 @@ class ResourceOperations(AdminBase):
         """Read the whole store and name each damage found; an empty list means that it is sound."""
         damage = await self.engine.check()
         return {"sound": not damage, "damage": damage}
+
+
+def _apps(catalog: Catalog) -> list[str]:
+    return sorted(app for app in catalog.apps if app != NAME)
+
+
+def _is_own(resource: str) -> bool:
+    """Whether it is the server's own: kept in the store like others, but nobody's to look after."""
+    return resource.startswith(f"{NAME}/")
 
 
 def _table_json(spec: TableSpec) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import traceback
 from headwater.backoff import delay_ms
 from headwater.catalog import QueueSpec
 from headwater.durations import to_ms
-from headwater.errors import Discard, Retry
+from headwater.errors import Discard, Retry, Undeliverable
 from headwater.events import Delivery
 from headwater.unit import Failure, Outcome, Settle
 
@@ -38,7 +38,7 @@ def settle_failed(delivery: Delivery, error: Exception, policy: QueueSpec, start
     if isinstance(error, Discard):
         return settle(delivery, "discard", error.reason)
     failure = describe(error, started_ms, now_ms)
-    if isinstance(error, Undecodable) or delivery.receives >= policy.max_receives:
+    if isinstance(error, Undecodable | Undeliverable) or delivery.receives >= policy.max_receives:
         ended = settle(delivery, "bury", failure.error)
     else:
         ended = settle(delivery, "retry", failure.error)

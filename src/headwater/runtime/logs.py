@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from structlog.typing import Processor
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_tracebacks = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # credentials are among them
+)
 
 
 def configure_logs(
@@ -53,7 +56,7 @@ def configure_logs(
 
 def _last(target: TextIO, variables: Mapping[str, str], *, as_json: bool) -> list[Any]:
     if as_json:
-        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        return [_tracebacks, structlog.processors.JSONRenderer()]
     colors = target.isatty() and not variables.get("NO_COLOR")
     return [
         structlog.dev.ConsoleRenderer(

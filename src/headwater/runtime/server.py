@@ -14,12 +14,11 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import structlog
-import uvicorn
 from starlette.types import ASGIApp
 
 from headwater.app import App
@@ -28,9 +27,15 @@ from headwater.config import Config, admin_socket
 from headwater.engines import make_engine
 from headwater.errors import DeclarationError
 from headwater.http.admin import make_admin
-from headwater.http.front import Front
+from headwater.http.edge import Edge
+from headwater.http.front import RESERVED, Front, allow_origins
 from headwater.runtime.admin import About, Admin
+from headwater.runtime.listener import Listener, PublicListener, bind, bind_locally
+from headwater.runtime.rules import access_rules, webhook_rules
 from headwater.runtime.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    import httpx
 
 EXIT_OK, EXIT_STORE_FAILED, EXIT_INTERRUPTED = 0, 3, 130
 _HTTP_SHARE = 0.2
@@ -38,37 +43,17 @@ _HTTP_SHARE = 0.2
 log = structlog.get_logger("headwater")
 
 
-class _Listener(uvicorn.Server):
-    """uvicorn on a socket that is bound already, without signal handlers of its own."""
-
-    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
-        super().__init__(
-            uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
-        )
-        self._bound = bound
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def start(self) -> asyncio.Task[None]:
-        return asyncio.create_task(self.serve(sockets=[self._bound]))
-
-    def end(self, grace_s: float) -> None:
-        """Take no new connections; requests in flight have so long to finish."""
-        self.config.timeout_graceful_shutdown = max(1, round(grace_s))
-        self.should_exit = True
-
-
-def spare_collector() -> None:
-    """Make the garbage collector look seldom, and never at what was imported.
+def tune_interpreter() -> None:
+    """Fit the interpreter to a server: its garbage collector looks seldom, its writer's thread waits less long.
 
     A server allocates much that is soon freed by counting; at the default threshold the collector took a tenth of
-    its time (measured with `bench pipeline`).
+    its time (`bench pipeline`). And the loop, busy with requests, gave way to the writer only every five
+    milliseconds, by which time all clients waited for it (`bench intake`: a twentieth more with two).
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    sys.setswitchinterval(0.002)
 
 
 class Server:
@@ -78,8 +63,10 @@ class Server:
     """
 
     def __init__(self, apps: Sequence[App[Any]], config: Config) -> None:
+        _check_names(apps)
         self.config = config
         self.address = ""
+        self._front = Front()
         self._stop = asyncio.Event()
         self._clock = SystemClock()
         self._engine = make_engine(config.store, clock=self._clock)
@@ -89,6 +76,9 @@ class Server:
             self._clock,
             history_ms=config.history_ms,
             history_events=config.history_events,
+            rules=access_rules(config),
+            webhooks=webhook_rules(config),
+            limits=config.limits,
         )
 
     def stop(self) -> None:
@@ -98,28 +88,34 @@ class Server:
     async def run(self, ready: Callable[[], None] = lambda: None) -> int:
         """Serve until stopped; `ready` is called when requests are answered."""
         self._catch_signals()
-        with _bind(self.config.host, self.config.port) as bound:
+        with bind(self.config.host, self.config.port) as bound:
+            edge = Edge(self.config.limits, self._clock)
+            public = PublicListener(allow_origins(self._front, self.config.cors), bound, edge, self.config)
             self._reach_apps(bound)
             await self.supervisor.start()
+            apps = {app.name: http for app in self.supervisor.graph.apps if (http := app.load_http())}
+            self._front.apps = dict(apps)
             path = admin_socket(self.config.store)
             try:
-                with _bind_locally(path) as local:
-                    return await self._serve(_Listener(self._front(), bound), _Listener(self._admin(), local), ready)
+                with bind_locally(path) as local:
+                    return await self._serve(public, Listener(self._admin(), local), ready)
             finally:
                 await self.supervisor.stop(0)
                 path.unlink(missing_ok=True)
 
-    async def _serve(self, public: _Listener, local: _Listener, ready: Callable[[], None]) -> int:
+    async def _serve(self, public: Listener, local: Listener, ready: Callable[[], None]) -> int:
         servers = [public.start(), local.start()]
         broken = asyncio.create_task(self._engine.broken())
         stopped = asyncio.create_task(self._stop.wait())
         try:
             await _until_started((public, local), servers)
             await self.supervisor.serve()
-            spare_collector()
+            tune_interpreter()
+            self._front.unready = ""
             ready()
             await asyncio.wait([broken, stopped, *servers], return_when=asyncio.FIRST_COMPLETED)
             failed = broken.done()
+            self._front.unready = "the store failed" if failed else "the server stops"
             await self._drain(public, local, 0 if failed else self.config.drain_s)
         finally:
             public.end(0)
@@ -131,7 +127,7 @@ class Server:
             log.error("the store failed; start again to recover", error=str(broken.result()))
         return EXIT_STORE_FAILED if failed else EXIT_OK
 
-    async def _drain(self, public: _Listener, local: _Listener, drain_s: float) -> None:
+    async def _drain(self, public: Listener, local: Listener, drain_s: float) -> None:
         """Handlers first, requests after them; what is left at the end is cut off by `Supervisor.stop`."""
         log.info("stopping", drain=f"{drain_s:g}s")
         end_s = self._clock.monotonic() + drain_s
@@ -144,10 +140,6 @@ class Server:
         public.end(left_s)
         local.end(0)
 
-    def _front(self) -> Front:
-        served = {app.name: http for app in self.supervisor.graph.apps if (http := app.load_http())}
-        return Front(dict(served))
-
     def _admin(self) -> ASGIApp:
         about = About(pid=os.getpid(), address=self.address, started_ms=self._clock.wall_ms())
         admin = Admin(self._engine, self.supervisor, clock=self._clock, store=self.config.store, about=about)
@@ -157,10 +149,20 @@ class Server:
         """Apps call each other at the address that is really bound: port 0 takes a free one."""
         host, port = bound.getsockname()[:2]
         near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        self.address = f"http://{f'[{near}]' if ':' in near else near}:{port}"
+        scheme = "https" if self.config.tls_cert else "http"
+        self.address = f"{scheme}://{f'[{near}]' if ':' in near else near}:{port}"
         urls = self.supervisor.urls
-        urls.update({app.name: (None, f"{self.address}/{app.name}") for app in self.supervisor.graph.apps})
+        transport = self._transport()
+        urls.update({app.name: (transport, f"{self.address}/{app.name}") for app in self.supervisor.graph.apps})
         urls.update({name: (None, url) for name, url in self.config.services.items()})
+
+    def _transport(self) -> httpx.AsyncBaseTransport | None:
+        """With TLS the apps reach each other in this process: the certificate need not be one that they trust."""
+        if not self.config.tls_cert:
+            return None
+        import httpx
+
+        return httpx.ASGITransport(self._front, raise_app_exceptions=False)
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -173,48 +175,20 @@ class Server:
         self._stop.set()
 
 
-async def _until_started(listeners: Sequence[_Listener], servers: Sequence[asyncio.Task[None]]) -> None:
+def _check_names(apps: Sequence[App[Any]]) -> None:
+    for app in apps:
+        if app.name in RESERVED:
+            raise DeclarationError(
+                f"an app cannot have this name: /{app.name} tells the server's health",
+                operation="start",
+                resource=app.name,
+                hint="rename the app",
+            )
+
+
+async def _until_started(listeners: Sequence[Listener], servers: Sequence[asyncio.Task[None]]) -> None:
     while not all(listener.started for listener in listeners):
         for server in servers:
             if server.done():
                 server.result()
         await asyncio.sleep(0.005)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: connections are refused until the server is ready."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-        except BaseException:
-            bound.close()
-            raise
-    except OSError as error:
-        raise DeclarationError(
-            f"cannot listen: {error.strerror or error}",
-            operation="start",
-            resource=f"{host}:{port}",
-            hint="another process may listen there; choose another address with --host and --port",
-        ) from error
-    return bound
-
-
-def _bind_locally(path: Path) -> socket.socket:
-    """The admin socket, which only this user can connect to. The store's lock makes it this process's alone."""
-    bound = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        path.unlink(missing_ok=True)
-        bound.bind(str(path))
-    except OSError as error:
-        bound.close()
-        raise DeclarationError(
-            f"the admin socket cannot be made: {error.strerror}", operation="start", resource=str(path)
-        ) from error
-    finally:
-        os.umask(before)
-    return bound

@@ -17,15 +17,20 @@ import structlog
 from headwater.app import App
 from headwater.clock import Clock
 from headwater.engine import Engine
-from headwater.errors import DeclarationError
+from headwater.errors import DeclarationError, StoreError
 from headwater.graph import Graph, build_graph, check_features, check_sources
+from headwater.http.access import Access, AccessRules
 from headwater.http.lifespan import Lifespan
+from headwater.http.limits import Limits
 from headwater.runtime.consumer import Consumer
 from headwater.runtime.janitor import HISTORY_EVENTS, HISTORY_MS, Janitor
+from headwater.runtime.webhooks import WebhookRules, Webhooks
+from headwater.system import System
 from headwater.transactions import end_waits, serve_waits
 
 if TYPE_CHECKING:
     import httpx
+    from fastapi import FastAPI
 
 THREADS = 64
 SUSPECTS_PATIENCE_S = 0.05
@@ -45,10 +50,17 @@ class Supervisor:
         history_ms: int = HISTORY_MS,
         history_events: int = HISTORY_EVENTS,
         upkeep: bool = True,
+        rules: AccessRules | None = None,
+        webhooks: WebhookRules | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.engine = engine
         self.clock = clock
-        self.graph: Graph = build_graph(apps)
+        self.limits = limits or Limits()
+        self.system = System()
+        self.access = Access(rules or AccessRules(), clock, keys=self.system, usage=self.system)
+        self.graph: Graph = build_graph([*apps, self.system.app])
+        self.webhooks = Webhooks(self.system, self.graph, webhooks, self.reach, consume=self._consume)
         self.consumers: dict[str, Consumer] = {}
         self.janitor = Janitor(engine, clock, history_ms, history_events)
         self.urls: dict[str, tuple[httpx.AsyncBaseTransport | None, str]] = dict(reach or {})
@@ -56,8 +68,10 @@ class Supervisor:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="headwater-handler")
         self._keeps_up = upkeep
         self._upkeep: asyncio.Task[None] | None = None
+        self._metering: asyncio.Task[None] | None = None
         self._lifespans: list[Lifespan] = []
         self._serving: asyncio.Task[None] | None = None
+        self._consuming = False
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         return self.urls.get(app, (None, None))
@@ -74,21 +88,36 @@ class Supervisor:
         serve_waits(asyncio.get_running_loop())
         check_features(self.graph, self.engine.features)
         check_sources(self.graph, await self.engine.catalog())
+        self.system.app.bind(self)
+        await self.webhooks.restore()
         self.revision = await self.engine.install(self.graph.catalog)
         for app in self.graph.apps:
             app.bind(self)
         for app in self.graph.apps:
             _ = app.settings
+            for webhook in app.webhooks.values():
+                self.webhooks.check(*webhook.resolve(app))
             http = app.load_http()
             if http is not None:
+                self._check_plans(app, http)
                 self._lifespans.append(Lifespan(http))
-        installed = await self.engine.catalog()
-        for queue, spec in self.graph.handlers.items():
-            policy = installed.queues[queue]
-            self.consumers[queue] = Consumer(self.engine, self.clock, spec, policy, self._threads)
+        for queue in self.graph.handlers:
+            await self._consume(queue)
         await self._report_orphans()
         for lifespan in self._lifespans:
             await lifespan.start()
+
+    def _check_plans(self, app: App[Any], http: FastAPI) -> None:
+        from headwater.http.openapi import plans_named
+
+        for plan, path in plans_named(http).items():
+            if plan not in self.access.rules.plans:
+                raise DeclarationError(
+                    f"the endpoint {path} names the usage plan {plan!r}, which is not declared",
+                    operation="start",
+                    resource=app.name,
+                    hint=f"declare it in headwater.toml under [{self.access.rules.environment}.plans.{plan}]",
+                )
 
     async def serve(self) -> None:
         """Begin to consume; what ran when the process died runs first, alone, and is not waited for here."""
@@ -98,12 +127,23 @@ class Supervisor:
             self._serving.result()
 
     async def _serve(self) -> None:
-        for consumer in self.consumers.values():
+        for consumer in list(self.consumers.values()):
             await consumer.run_suspects()
         for consumer in self.consumers.values():
             consumer.start()
+        self._consuming = True
         if self._keeps_up:
             self._upkeep = asyncio.create_task(self.janitor.run(), name="janitor")
+            self._metering = asyncio.create_task(self.access.meter.run(self.clock.sleep), name="metering")
+
+    async def _consume(self, queue: str) -> None:
+        """Have a consumer for a queue, also for one that is declared while the server runs."""
+        policy = (await self.engine.catalog()).queues[queue]
+        if queue not in self.consumers:
+            spec = self.graph.handlers[queue]
+            self.consumers[queue] = Consumer(self.engine, self.clock, spec, policy, self._threads)
+            if self._consuming:
+                self.consumers[queue].start()
 
     async def orphans(self) -> list[str]:
         """Queues of the store that hold messages and that no installed app consumes."""
@@ -117,7 +157,15 @@ class Supervisor:
     async def stop(self, deadline_s: float) -> None:
         await self._end_serving()
         await asyncio.gather(*(consumer.drain(deadline_s) for consumer in self.consumers.values()))
+        await self._write_usage()
         await self._close()
+
+    async def _write_usage(self) -> None:
+        """What was counted since the last second."""
+        try:
+            await self.access.meter.flush()
+        except (StoreError, DeclarationError) as error:
+            log.warning("usage could not be written", error=str(error))
 
     async def crash(self) -> None:
         """Stop as a killed process does, for tests: what runs ends where it stands, nothing is given back."""
@@ -126,7 +174,7 @@ class Supervisor:
         await self._close()
 
     async def _end_serving(self) -> None:
-        for task in (self._serving, self._upkeep):
+        for task in (self._serving, self._upkeep, self._metering):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
@@ -140,6 +188,8 @@ class Supervisor:
                 await service.close()
             app.bind(None)
         end_waits(asyncio.get_running_loop())
+        await self.access.close()
+        await self.webhooks.outbound.close()
         await self.engine.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -279,6 +279,8 @@ class Batch:
         self, commit: Commit, write: Write, old: Stored | None, new: Stored | None, *, expired: bool
     ) -> None:
         spec = self.state.tables[write.table]
+        if spec.images == "none":
+            return
         origin = write.origin or commit
         kind = REMOVED if new is None else INSERTED if old is None else MODIFIED
         superseded = expired and not write.expired

@@ -188,7 +188,7 @@ def translate_os(error: OSError, operation: str, resource: str) -> HeadwaterErro
 def make_folder(folder: Path) -> None:
     """Make a folder whose name survives a power loss."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for made in reversed(missing):
         descriptor = os.open(made.parent, os.O_RDONLY)
         try:
