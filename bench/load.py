@@ -82,10 +82,10 @@ class _Client(asyncio.Protocol):
         self._ended()
 
 
-async def run_load(port: int, requests: Iterator[bytes], connections: int) -> Load:
-    """Send all requests over so many connections, each waiting for its answer."""
+async def run_load(port: int, requests: Iterator[bytes], connections: int, load: Load | None = None) -> Load:
+    """Send all requests over so many connections, each waiting for its answer; `load` shows what came so far."""
     loop = asyncio.get_running_loop()
-    load, left, done = Load(), connections, asyncio.Event()
+    load, left, done = load or Load(), connections, asyncio.Event()
 
     def ended() -> None:
         nonlocal left

@@ -49,6 +49,20 @@ async def test_a_request_too_many_is_503_before_it_costs_anything(app: Recording
         assert server.listener.edge.shed == 1
 
 
+async def test_every_refusal_has_a_request_id_of_its_own(app: Recording, front: Front) -> None:
+    async with served(front, requests=1, headers=1000) as server:
+        await fill(server, 1)
+        refused = [await server.get("/app") for _ in range(2)]
+        refused += [await (await server.connect()).ask(get("/", "X: " + "x" * 2000)), await server.get("/nowhere")]
+        app.go.set()
+        await server.until(running=0)
+        refused.append(await server.get("/nowhere"))
+        assert [answer.status for answer in refused] == [503, 503, 431, 503, 404]
+        ids = [answer.problem["request_id"] for answer in refused]
+        assert ids == [answer.headers["headwater-trace"] for answer in refused]
+        assert len(set(ids)) == 5
+
+
 async def test_who_does_not_wait_is_not_read_until_the_second_is_over(app: Recording, front: Front) -> None:
     async with served(front, requests=1) as server:
         await fill(server, 1)

@@ -10,17 +10,15 @@ from headwater.http.decompression import inflate
 from headwater.http.limits import Limits
 from headwater.http.strict_json import check_json, check_json_lines
 
-JSON_LINES = frozenset(
-    {b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"}
-)
+JSON_LINES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 Headers = Mapping[bytes, bytes]
 
 
 @lru_cache(maxsize=64)
 def kind_of(content_type: bytes) -> str:
     """ "json", "lines" (NDJSON) or "" for anything else."""
-    media = content_type.partition(b";")[0].strip().lower()
-    if media == b"application/json" or media.endswith(b"+json"):
+    media = content_type.decode("latin-1").partition(";")[0].strip().lower()  # as those read it who parse the body
+    if media == "application/json" or media.endswith("+json"):
         return "json"
     return "lines" if media in JSON_LINES else ""
 

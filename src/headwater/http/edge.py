@@ -12,6 +12,7 @@ from headwater.clock import Clock, Timer
 from headwater.errors import HeadwaterError, InvalidRequest, Overloaded, RequestExpired, TimedOut, status_of
 from headwater.http.answers import Headers, error_body, error_headers, raw_problem
 from headwater.http.limits import Limits
+from headwater.ids import new_id
 
 HEALTH = (b"/live", b"/ready")
 SPARE = 64
@@ -69,13 +70,17 @@ class Edge:
         """The answer to a request that is shed; the connection stays open."""
         if headers is not self._headers_then:
             self._headers_then = headers
-            self._overloaded = refusal(OVERLOADED, headers, close=False)
-        return self._overloaded
+            self._overloaded = refusal(OVERLOADED, headers, close=False, request_id=_ANY_ID)
+        return self._overloaded.replace(_ANY_ID.encode(), new_id().encode())
 
 
-def refusal(error: HeadwaterError, headers: Headers, *, close: bool = True) -> bytes:
+_ANY_ID = "-" * len(new_id())
+
+
+def refusal(error: HeadwaterError, headers: Headers, *, close: bool = True, request_id: str = "") -> bytes:
     """A whole answer as bytes, for requests that are refused before an application runs."""
-    own, content = raw_problem(error_body(error), error_headers(error))
+    id = request_id or new_id()
+    own, content = raw_problem(error_body(error, id), {**error_headers(error), "Headwater-Trace": id})
     if close:
         own.append((b"connection", b"close"))
     lines = [b"%s: %s\r\n" % header for header in [*headers, *own]]

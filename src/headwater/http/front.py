@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from headwater.errors import HeadwaterError, Stopping, Unavailable, UnknownResource, status_of
 from headwater.http.answers import PROBLEM, error_body, error_headers
 from headwater.http.limits import Cors
+from headwater.ids import new_id
 
 RESERVED = ("live", "ready")
 """Names that no app may have: `/live` and `/ready` are the server's own."""
@@ -79,8 +80,9 @@ def _fresh(content: dict[str, Any]) -> Response:
 
 
 def _problem(error: HeadwaterError) -> Response:
-    headers = {"Cache-Control": "no-store", **error_headers(error)}
-    return JSONResponse(error_body(error), status_of(error), headers, PROBLEM)
+    id = new_id()
+    headers = {"Cache-Control": "no-store", "Headwater-Trace": id, **error_headers(error)}
+    return JSONResponse(error_body(error, id), status_of(error), headers, PROBLEM)
 
 
 async def _answer_cut_off(scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +26,7 @@ from headwater.errors import (
     HeadwaterError,
     IdempotencyMismatch,
     InProgress,
+    InvalidRequest,
     InvalidValue,
     TooLarge,
     status_of,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 BUFFER = 1024 * 1024
 MAX_STORED_ANSWER = 256 * 1024
 IDEMPOTENCY_MS = 24 * 3_600_000
+_SINGLE = (b"content-type", b"content-encoding", b"idempotency-key")
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -92,7 +95,7 @@ class UnitLayer:
         if not request.in_memory:
             raise TooLarge(f"a request with an Idempotency-Key has at most {BUFFER} bytes", operation="request")
         caller = await self._app.binding.access.name_caller(request.scope)
-        scope = f"http:{self._app.name}:{caller}:{request.scope['method']} {request.scope['path']}"
+        scope = f"http:{self._app.name}:{caller}:{request.scope['method']} {_sent_path(request.scope)}"
         if (scope, key) in self._running:
             raise InProgress("a request with this Idempotency-Key is running", operation="request", hint="try later")
         self._running.add((scope, key))
@@ -184,6 +187,8 @@ class _Request:
     async def read(self, limits: Limits) -> bool:
         """Read the body until it ends or the buffer is full, and examine it; False when the client has gone."""
         self._most = limits.body
+        if len(self._headers) < len(self.scope["headers"]):
+            _check_single(self.scope["headers"])
         checked = needs_memory(self._headers)
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > (BUFFER if checked else self._most):
@@ -319,6 +324,20 @@ def no_rerun(endpoint: Any) -> Any:
         raise DeclarationError("no_rerun decorates an endpoint", operation="declare endpoint")
     endpoint.__headwater_no_rerun__ = True
     return endpoint
+
+
+def _check_single(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse headers of which two readers could take different ones."""
+    names = [name for name, _ in headers]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            raise InvalidRequest(f"the header {name.decode().title()} comes twice", operation="request")
+
+
+def _sent_path(scope: Scope) -> str:
+    """The path as it was sent: an encoded slash is none."""
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    return raw.decode("latin-1")
 
 
 def _path(scope: Scope) -> str:
