@@ -440,3 +440,16 @@ async def test_usage_is_told_with_what_is_not_written_yet(harness: StartHarness)
         ("2026-01-02", 1),
         ("2026-01-01", 3),
     ]
+
+
+async def test_tenants_and_subjects_cannot_be_mistaken_for_one_another(harness: StartHarness) -> None:
+    callers = [Caller("b:c", tenant="a"), Caller("c", tenant="a:b")]
+    h = await harness(app := make_app(require(throttle="slow")), plans=PLANS)
+
+    async def identify(scope: Any, context: Any) -> tuple[Caller, None]:
+        return callers[int(dict(scope["headers"])[b"x-caller"])], None
+
+    h.supervisor.access.identify = identify  # type: ignore[assignment]
+    for caller in ("0", "1"):
+        client = h.client(app, headers={"X-Caller": caller})
+        assert [(await client.get("/")).status_code for _ in range(4)] == [200, 200, 200, 429]

@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import msgspec
 from starlette.types import Scope
@@ -69,7 +70,7 @@ class Access:
             if key.plan:
                 await self._charge(context, f"key:{key.id}", key.plan, always_counted=True)
         elif auth.throttle:
-            await self._charge(context, f"token:{caller.tenant}:{caller.subject}", auth.throttle)
+            await self._charge(context, f"token:{quote(caller.tenant)}:{caller.subject}", auth.throttle)
         return caller
 
     async def identify(self, scope: Scope, context: RequestContext) -> tuple[Caller, Key | None]:

@@ -1,0 +1,122 @@
+"""Generated requests to all apps of `headwater.toml`: no 5xx, no status, type or body that is not documented.
+
+The number of requests is fixed, and so are the requests: the time is bounded, and a failure comes again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from schemathesis.core.failures import FailureGroup
+from starlette.responses import Response
+
+from headwater import App, wait
+from headwater.config import load_config
+from headwater.loading import load_app
+from headwater.testing import Harness
+from tests.http.generated import CHECKS, MODES, Case, each_case, operations_of, send
+
+ROOT = Path(__file__).parents[2]
+BUDGET_S = 45
+MOST = 80
+ROLES = ["data.read", "data.write"]
+APPS = load_config(ROOT, environ={}).apps
+KNOWN = {"id": "known", "category": "Tools"}
+"""Of each case there is a second one, on something that exists."""
+PRODUCT = {"name": "Hammer", "category": "Tools", "price_cents": 100}
+READING = {"informationOne": "Door 7 opened", "informationTwo": "south wing"}
+
+
+def fill(h: Harness, client: httpx.AsyncClient, app: App[Any]) -> dict[str, str]:
+    """Something in each app that a request can find; the path parameters that name it."""
+    if app.name == "intake":
+        id = wait(client.post("/data", json=READING)).json()["id"]
+        wait(h.run_until_idle())
+        assert wait(client.get(f"/data/{id}")).status_code == 200
+        return {"id": id}
+    catalog = next(known for known in h.apps if known.name == "catalog")
+    assert wait(h.client(catalog).put("/products/known", json=PRODUCT)).status_code == 201
+    wait(h.advance(seconds=10))
+    return KNOWN
+
+
+def document_of(client: httpx.AsyncClient) -> dict[str, Any]:
+    """The document as it is served, to anybody."""
+    answer = wait(client.get("/openapi.json", headers={"Authorization": ""}))
+    assert answer.status_code == 200
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+@pytest.mark.timeout(BUDGET_S)
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: str(mode.value))
+@pytest.mark.parametrize("spec", APPS)
+def test_generated_requests_are_answered_as_documented(spec: str, mode: schemathesis.GenerationMode) -> None:
+    apps = {spec: load_app(spec, ROOT) for spec in APPS}
+    with Harness.sync(*apps.values(), plans={"intake": {}}) as h:
+        client = h.client(apps[spec], token={"sub": "ann", "Role": ROLES})
+        known = fill(h, client, apps[spec])
+        statuses: Counter[int] = Counter()
+
+        def ask(case: Case) -> None:
+            for parameters in (case.path_parameters, {**case.path_parameters, **known}):
+                if parameters.keys() == case.path_parameters.keys():
+                    case.path_parameters = parameters
+                    answer = wait(send(client, case))
+                    case.validate_response(answer, checks=CHECKS)
+                    statuses[answer.status_code] += 1
+
+        asked = sum(each_case(operation, mode, MOST, ask) for operation in operations_of(document_of(client)))
+    assert asked >= 10 or not mode.is_positive
+    assert not {401, 403, 429} & statuses.keys()
+    assert statuses.keys() & ({200, 202} if mode.is_positive else {404, 405, 422}) or not asked
+
+
+@pytest.mark.timeout(BUDGET_S)
+def test_without_credentials_every_protected_operation_is_401() -> None:
+    apps = [load_app(spec, ROOT) for spec in APPS]
+    protected = 0
+    with Harness.sync(*apps, plans={"intake": {}}) as h:
+        for app in apps:
+            client = h.client(app)
+
+            def ask(case: Case, client: httpx.AsyncClient = client) -> None:
+                answer = wait(send(client, case))
+                assert answer.status_code in (401, 422), answer.text  # 422: a body that is no JSON is never admitted
+                case.validate_response(answer, checks=CHECKS)
+
+            for operation in operations_of(document_of(client)):
+                if "security" in operation.definition.raw:
+                    protected += 1
+                    for mode in MODES:
+                        each_case(operation, mode, MOST, ask)
+    assert protected == 3
+
+
+NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(500, b"{}"), (418, b"{}"), (200, b'{"n": "text"}'), (200, b"{}"), (200, b"no JSON")]
+)
+def test_what_is_not_documented_is_found(status: int, body: bytes) -> None:
+    app: App[None] = App("wrong")
+
+    @app.http.get("/n", responses={200: {"content": {"application/json": {"schema": NUMBER}}}})
+    async def read() -> Response:
+        return Response(body, status, media_type="application/json")
+
+    with Harness.sync(app) as h:
+        client = h.client(app)
+
+        def ask(case: Case) -> None:
+            case.validate_response(wait(send(client, case)), checks=CHECKS)
+
+        (operation,) = operations_of(document_of(client))
+        with pytest.raises(FailureGroup):
+            each_case(operation, MODES[0], 1, ask)
