@@ -449,7 +449,7 @@ async def test_tenants_and_subjects_cannot_be_mistaken_for_one_another(harness: 
     async def identify(scope: Any, context: Any) -> tuple[Caller, None]:
         return callers[int(dict(scope["headers"])[b"x-caller"])], None
 
-    h.supervisor.access.identify = identify  # type: ignore[assignment]
+    h.supervisor.access.identify = identify  # type: ignore[method-assign]
     for caller in ("0", "1"):
         client = h.client(app, headers={"X-Caller": caller})
         assert [(await client.get("/")).status_code for _ in range(4)] == [200, 200, 200, 429]
