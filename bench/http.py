@@ -11,6 +11,7 @@ import json
 import statistics
 from pathlib import Path
 
+from bench.echo import echo_with
 from bench.load import free_port, post, run_load, served
 from bench.report import Report, fdatasync_ms, resident_mb, scratch, versions
 
@@ -18,23 +19,6 @@ CONNECTIONS = 64
 ROUNDS = 3
 BODY = json.dumps({"n": 1, "text": "abcdefghijklmnop"}).encode()
 
-_ECHO = """
-import sys, uvicorn
-from fastapi import FastAPI
-from pydantic import BaseModel
-
-class Note(BaseModel):
-    n: int
-    text: str
-
-app = FastAPI()
-
-@app.post("/echo", status_code=202)
-async def echo(note: Note) -> Note:
-    return note
-
-uvicorn.run(app, port=int(sys.argv[1]), log_config=None, access_log=False, lifespan="off")
-"""
 _ACCEPT = """
 import asyncio, sys
 import uvloop
@@ -84,7 +68,10 @@ async def http(n: int = 10_000) -> Report:
 async def _rounds(folder: Path, n: int) -> tuple[list[float], list[float]]:
     rates, floors = [], []
     echo, accept = free_port(), free_port()
-    async with served(_ECHO, str(echo)), served(_ACCEPT, str(accept), f"sqlite:{folder / 'store'}"):
+    async with (
+        served(echo_with("fastapi", "n: int", "text: str"), str(echo)),
+        served(_ACCEPT, str(accept), f"sqlite:{folder / 'store'}"),
+    ):
         await _rate(echo, "/echo", 500)
         await _rate(accept, "/bench/notes", 500)
         for _ in range(ROUNDS):

@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from bench.echo import ECHOES, echo_with
 from bench.load import Load, free_port, post, run_load, served
 from bench.report import Report, fdatasync_ms, scratch, versions
 from headwater.config import admin_socket
@@ -37,48 +38,7 @@ FLOOD_S = 8.0
 BODY = json.dumps({"informationOne": "21.5", "informationTwo": "abcdefghijklmnop"}).encode()
 SECRET = b"a secret of the benchmark, 32 bytes long"
 
-_BARE = {
-    "fastapi": """
-import sys, uvicorn
-from fastapi import FastAPI
-from pydantic import BaseModel
-
-class Reading(BaseModel):
-    informationOne: str
-    informationTwo: str
-
-app = FastAPI()
-
-@app.post("/data", status_code=202)
-async def echo(reading: Reading) -> Reading:
-    return reading
-
-uvicorn.run(app, port=int(sys.argv[1]), log_config=None, access_log=False, lifespan="off")
-""",
-    "starlette": """
-import sys, uvicorn
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-
-async def echo(request):
-    return JSONResponse(await request.json(), status_code=202)
-
-app = Starlette(routes=[Route("/data", echo, methods=["POST"])])
-uvicorn.run(app, port=int(sys.argv[1]), log_config=None, access_log=False, lifespan="off")
-""",
-    "asgi": """
-import sys, uvicorn
-
-async def app(scope, receive, send):
-    body = (await receive())["body"]
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 202, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-uvicorn.run(app, port=int(sys.argv[1]), log_config=None, access_log=False, lifespan="off")
-""",
-}
+_BARE = {name: echo_with(name, "informationOne: str", "informationTwo: str") for name in ECHOES}
 _INTAKE = """
 import asyncio, sys
 import msgspec, uvloop
@@ -181,7 +141,7 @@ async def intake(n: int = 30_000) -> Report:
             await server.settled()
             for _ in range(ROUNDS):
                 for name, port in ports.items():
-                    bare = itertools.repeat(post("/data", BODY), n)
+                    bare = itertools.repeat(post("/echo", BODY), n)
                     floors[name].append((await run_load(port, bare, CONNECTIONS)).rate_s)
                 rounds.append(await _round(server, n))
             stored, dead = await server.rows(), await server.settled()
