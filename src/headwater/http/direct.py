@@ -21,8 +21,6 @@ from headwater.http.require import Auth
 
 Serve: TypeAlias = Callable[[Scope, Receive, Send, Caller], Awaitable[None]]
 JSON = "application/json"
-WHOLE = "headwater.whole"
-"""Marks the start of a response whose whole body is the next message."""
 
 
 class DirectRoute(APIRoute):
@@ -116,7 +114,7 @@ async def send_json(send: Send, status: int, body: bytes, headers: Headers | Non
     raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if headers:
         raw += headers
-    await send({"type": "http.response.start", "status": status, "headers": raw, WHOLE: True})
+    await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
 
 

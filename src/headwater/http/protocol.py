@@ -28,7 +28,6 @@ from uvicorn.server import ServerState
 from headwater.errors import HeadersTooLarge, HeadwaterError
 from headwater.http.answers import problem, raw_problem
 from headwater.http.context import KEY, RequestContext
-from headwater.http.direct import WHOLE
 from headwater.http.edge import (
     CROWDED,
     EXPIRED,
@@ -48,31 +47,43 @@ DROPPED_MAX = 1024 * 1024
 BODY_RATE = 64 * 1024
 """For so many bytes of a body its deadline moves by a second."""
 PIPELINED_MAX = 32
+LENGTH = b"content-length"
 RETRY_S = 1.0
 
 
 class Answer:
-    """The way of one answer to the client: a head that is marked as `WHOLE` waits for the body that follows at once.
+    """The way of one answer to the client: the head of an answer that tells its length waits for the body.
 
-    So both leave in one packet, by one call of the system instead of two. It stands in for the cycle's transport while
-    it collects.
+    Commonly the body follows at once; then both leave in one packet, by one call of the system instead of two. A head
+    whose body lets the event loop go round leaves alone. It stands in for the cycle's transport while it collects.
     """
 
-    __slots__ = ("_closing", "_cycle", "_head", "_pieces")
+    __slots__ = ("_closing", "_cycle", "_head", "_loop", "_pieces", "_sending")
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    def __init__(self, cycle: RequestResponseCycle, loop: asyncio.AbstractEventLoop) -> None:
         self._cycle = cycle
+        self._loop = loop
         self._head: Any = None
+        self._sending: asyncio.Task[None] | None = None
         self._pieces: list[bytes] = []
         self._closing = False
 
     async def send(self, message: Any) -> None:
         if self._head is not None:
             await self._send_whole(message)
-        elif WHOLE in message:
+            return
+        if self._sending is not None:
+            await self._sending
+        elif message["type"] == "http.response.start" and any(name == LENGTH for name, _ in message["headers"]):
             self._head = message
-        else:
-            await self._cycle.send(message)
+            self._loop.call_soon(self._send_alone)
+            return
+        await self._cycle.send(message)
+
+    def _send_alone(self) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._sending = self._loop.create_task(self._cycle.send(head))
 
     async def _send_whole(self, message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -273,7 +284,7 @@ class EdgeProtocol(HttpToolsProtocol):
     async def _run(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """As uvicorn's `run_asgi`, with a problem instead of its plain text."""
         try:
-            await app(cycle.scope, cycle.receive, Answer(cycle).send)
+            await app(cycle.scope, cycle.receive, Answer(cycle, self.loop).send)
         except BaseException as error:
             if not (cycle.disconnected and isinstance(error, asyncio.CancelledError)):
                 self.logger.error("Exception in ASGI application\n", exc_info=error)
