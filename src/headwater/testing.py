@@ -224,7 +224,7 @@ class Harness:
             reach=self._reached(),
             upkeep=False,
             rules=rules,
-            webhooks=WebhookRules(key_file=self._folder / "secret.key"),
+            webhooks=WebhookRules(key_file=self._folder / "secret.key", stand_ins=True),
         )
         await self._supervisor.start()
         await self._supervisor.serve()

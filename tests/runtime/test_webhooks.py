@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
@@ -15,9 +16,15 @@ from starlette.responses import Response
 
 from headwater import App, DeclarationError, Event, Topic, verify_webhook, webhook
 from headwater.clock import from_ms
-from headwater.errors import Unauthenticated
+from headwater.engines import make_engine
+from headwater.errors import HeadwaterError, Unauthenticated
+from headwater.http.addresses import EgressRules
+from headwater.http.outbound import Outbound
 from headwater.pytest_plugin import StartHarness
 from headwater.runtime.admin import Admin
+from headwater.runtime.supervisor import Supervisor
+from headwater.runtime.webhooks import WebhookRules
+from headwater.testing import VirtualClock
 from headwater.webhooks import new_secret
 from tests.runtime.partner import SECRET, URL, Partner, assert_absent, failures, hooked, shop, verifies
 from tests.runtime.samples import Item, Job, refusal, until
@@ -300,3 +307,31 @@ async def test_410_disables_the_endpoint(harness: StartHarness) -> None:
     await h.run_until_idle()
     assert partner.numbers() == [1, 2]
     assert len(await h.dead_letters("shop/hook")) == 1
+
+
+async def test_a_server_reaches_its_own_apps_by_name_but_not_with_webhooks(tmp_path: Path) -> None:
+    app, news, partner = hooked()
+    transport = httpx.ASGITransport(partner)
+    clock = VirtualClock()
+    supervisor = Supervisor(
+        [app],
+        make_engine(f"sqlite:{tmp_path}", clock=clock),
+        clock,
+        reach={"partner.example": (transport, "https://partner.example")},
+        webhooks=WebhookRules(EgressRules(), tmp_path / "secret.key"),
+        upkeep=False,
+    )
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    supervisor.webhooks.outbound = Outbound(EgressRules(), resolve=resolve)
+    await supervisor.start()
+    try:
+        await news.publish(Job(id="a", n=1))
+        delivery = (await supervisor.engine.receive("shop/hook", 1))[0]
+        with pytest.raises(HeadwaterError, match="stands for 127"):
+            await supervisor.webhooks.deliver(delivery, URL, SECRET)
+        assert partner.bodies == []
+    finally:
+        await supervisor.stop(1)
