@@ -34,7 +34,7 @@ CONNECTIONS = 64
 ROUNDS = 3
 OVERLOAD = 3
 REQUESTS_AT_ONCE = 128
-FLOOD_S = 8.0
+MAX_FLOOD_S = 8.0
 BODY = json.dumps({"informationOne": "21.5", "informationTwo": "abcdefghijklmnop"}).encode()
 SECRET = b"a secret of the benchmark, 32 bytes long"
 
@@ -181,6 +181,7 @@ async def _round(server: Intake, n: int) -> tuple[Load, float]:
 
 
 async def overload(n: int = 30_000) -> Report:
+    flood_s = min(MAX_FLOOD_S, max(1.0, n / 3000))
     with scratch() as folder:
         async with intake_served(folder, requests=REQUESTS_AT_ONCE) as server:
             await run_load(server.port, submissions(2000), CONNECTIONS)
@@ -192,11 +193,11 @@ async def overload(n: int = 30_000) -> Report:
                 peaks.append(peak)
                 flood = Load()
                 flooding = asyncio.create_task(
-                    run_load(server.port, _for(FLOOD_S, submissions(10**9)), OVERLOAD * REQUESTS_AT_ONCE, flood)
+                    run_load(server.port, _for(flood_s, submissions(10**9)), OVERLOAD * REQUESTS_AT_ONCE, flood)
                 )
-                await asyncio.sleep(FLOOD_S)
+                await asyncio.sleep(flood_s)
                 waiting, _ = await server.waiting()
-                goodputs.append((flood.accepted - waiting) / FLOOD_S)
+                goodputs.append((flood.accepted - waiting) / flood_s)
                 rss_mb.append(server.resident_mb())
                 await flooding
                 await server.settled()

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-SMALL = {"pipeline": 2_000, "changes": 2_000, "latency": 20, "fanout": 640, "backlog": 20_000, "http": 300}
+SMALL = {
+    "pipeline": 2_000,
+    "changes": 2_000,
+    "latency": 20,
+    "fanout": 640,
+    "backlog": 20_000,
+    "http": 300,
+    "intake": 300,
+    "overload": 300,
+}
 
 
 @pytest.mark.timeout(120)
