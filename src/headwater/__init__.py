@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwater.app import App
+    from headwater.buckets import Bucket
+    from headwater.datasets import csv, jsonl, parquet
     from headwater.errors import (
         ConditionFailed,
         Conflict,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from headwater.ids import new_id
     from headwater.late import Late
     from headwater.messaging import Queue, Topic
+    from headwater.object_listing import ObjectInfo
     from headwater.services import Service
     from headwater.tables import Page, Stored, Table
     from headwater.transactions import attempt, step, wait
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "app": ("App",),
+    "buckets": ("Bucket",),
+    "datasets": ("csv", "jsonl", "parquet"),
     "errors": (
         "ConditionFailed",
         "Conflict",
@@ -60,6 +65,7 @@ _HOMES = {
     "late": ("Late",),
     "messaging": ("Queue", "Topic"),
     "services": ("Service",),
+    "object_listing": ("ObjectInfo",),
     "tables": ("Page", "Stored", "Table"),
     "transactions": ("attempt", "step", "wait"),
     "webhooks": ("verify_webhook", "webhook"),
@@ -69,6 +75,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "App",
     "Auth",
+    "Bucket",
     "Caller",
     "Change",
     "ConditionFailed",
@@ -82,6 +89,7 @@ __all__ = [
     "Late",
     "LeaseLost",
     "Modified",
+    "ObjectInfo",
     "Page",
     "Queue",
     "QueueFull",
@@ -97,8 +105,11 @@ __all__ = [
     "UnknownResource",
     "anyone",
     "attempt",
+    "csv",
+    "jsonl",
     "new_id",
     "no_rerun",
+    "parquet",
     "require",
     "step",
     "verify_webhook",

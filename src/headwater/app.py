@@ -13,6 +13,8 @@ import msgspec
 from pydantic import ValidationError
 from typing_extensions import TypeVar
 
+from headwater.blobs import BlobStore, Uncommitted
+from headwater.buckets import MAX_SIZE, Bucket
 from headwater.catalog import Images, IndexSpec, QueueSpec, RouteSpec, TableSpec
 from headwater.clock import Clock
 from headwater.decoding import Upgrade
@@ -20,7 +22,16 @@ from headwater.durations import Duration, parse_duration, to_ms
 from headwater.engine import Engine
 from headwater.errors import DeclarationError
 from headwater.handlers import DEFAULT_CONCURRENCY, HandlerOptions, HandlerSpec, QueueOptions, Register, place_of
-from headwater.http.declarations import Exposure, Ingestion, Verb, declare_exposure, declare_ingestion
+from headwater.http.declarations import (
+    Exposure,
+    Ingestion,
+    ObjectExposure,
+    Verb,
+    check_options,
+    declare_exposure,
+    declare_ingestion,
+    declare_objects,
+)
 from headwater.late import Late
 from headwater.messaging import Queue, Topic
 from headwater.services import Service
@@ -35,6 +46,7 @@ if TYPE_CHECKING:
 
     from headwater.http.access import Access
     from headwater.http.limits import Limits
+    from headwater.http.presigned import Presigner
     from headwater.http.require import Auth
     from headwater.webhooks import Deliverer
 
@@ -51,6 +63,13 @@ class Binding(Protocol):
     engine: Engine
     clock: Clock
     limits: Limits
+    uncommitted: Uncommitted
+
+    @property
+    def blobs(self) -> BlobStore: ...
+
+    @property
+    def presigner(self) -> Presigner: ...
 
     @property
     def access(self) -> Access: ...
@@ -79,10 +98,12 @@ class App(Generic[S]):
         _check_name(name, "app")
         self.name = name
         self.tables: dict[str, Table[Any]] = {}
+        self.buckets: dict[str, Bucket] = {}
         self.topics: dict[str, Topic[Any]] = {}
         self.queues: dict[str, Queue[Any]] = {}
         self.services: dict[str, Service] = {}
         self.exposures: list[Exposure] = []
+        self.object_exposures: list[ObjectExposure] = []
         self.ingestions: list[Ingestion] = []
         self.routes: list[RouteSpec] = []
         self.handlers: dict[str, HandlerSpec] = {}
@@ -142,13 +163,17 @@ class App(Generic[S]):
 
     @property
     def serves_http(self) -> bool:
-        return self._http is not None or bool(self._http_module or self.exposures or self.ingestions)
+        return self._http is not None or bool(self._http_module or self._declares_http)
+
+    @property
+    def _declares_http(self) -> bool:
+        return bool(self.exposures or self.object_exposures or self.ingestions)
 
     def load_http(self) -> FastAPI | None:
         """The endpoints, their module imported, what is exposed behind them; None when the app has none."""
         if self._http_module:
             importlib.import_module(self._http_module)
-        if self.exposures or self.ingestions:
+        if self._declares_http:
             from headwater.http.application import serve_declared
 
             serve_declared(self)
@@ -218,6 +243,18 @@ class App(Generic[S]):
         self.tables[full] = table
         return table
 
+    def bucket(self, name: str, *, max_size: int = MAX_SIZE, versions: bool = False, expire: Duration = "") -> Bucket:
+        """Declare a bucket of objects of at most `max_size` bytes (5 GiB at the most).
+
+        With `versions` the objects that a put replaces or `delete` removes stay readable. `expire` is how long
+        after its put an object is deleted, and an older version after it was replaced.
+        """
+        full = self.qualify(name, "bucket")
+        bucket = Bucket(self, full, max_size=max_size, versions=versions, expire_ms=to_ms(expire) if expire else 0)
+        self.tables.update({table.name: table for table in bucket.tables})
+        self.buckets[full] = bucket
+        return bucket
+
     @overload
     def topic(self, name: str) -> Topic[dict[str, Any]]: ...
     @overload
@@ -249,15 +286,37 @@ class App(Generic[S]):
         self.services[name] = Service(self, name, base_url)
         return self.services[name]
 
+    @overload
     def expose(
         self,
-        table: Table[Any],
+        resource: Table[Any],
+        path: str,
+        *,
+        methods: Sequence[Verb] | None = ...,
+        read: Auth | None = ...,
+        write: Auth | None = ...,
+        owner: str = ...,
+    ) -> None: ...
+    @overload
+    def expose(
+        self,
+        resource: Bucket,
+        path: str,
+        *,
+        read: Auth | None = ...,
+        write: Auth | None = ...,
+        own_prefix: bool = ...,
+    ) -> None: ...
+    def expose(
+        self,
+        resource: Table[Any] | Bucket,
         path: str,
         *,
         methods: Sequence[Verb] | None = None,
         read: Auth | None = None,
         write: Auth | None = None,
         owner: str = "",
+        own_prefix: bool = False,
     ) -> None:
         """Serve a table at a path: list, read, create, replace, patch and delete rows, without further code.
 
@@ -265,8 +324,20 @@ class App(Generic[S]):
         POST, PUT, PATCH, DELETE with `write`. `owner` names the field that holds the caller's subject: each
         caller sees and touches only its own rows, and another's is like a missing one. It is the partition of the
         key or of an index. Endpoints written by hand win over these.
+
+        Of a bucket: list, get, put and delete objects, and whatever presigned URLs are signed for; without `read` and
+        `write` these alone. With `own_prefix` each caller sees and touches only the keys below its subject and a
+        slash, which it does not name.
         """
-        self.exposures.append(declare_exposure(self, table, path, methods=methods, read=read, write=write, owner=owner))
+        if isinstance(resource, Bucket):
+            check_options(path, "tables", methods=methods, owner=owner)
+            found = declare_objects(self, resource, path, read=read, write=write, own_prefix=own_prefix)
+            self.object_exposures.append(found)
+        else:
+            check_options(path, "buckets", own_prefix=own_prefix)
+            self.exposures.append(
+                declare_exposure(self, resource, path, methods=methods, read=read, write=write, owner=owner)
+            )
 
     def ingest(self, queue: Queue[Any], path: str, *, auth: Auth, group: str = "") -> None:
         """Accept POSTs at a path straight into a queue: 202 when the message is durable.

@@ -32,7 +32,8 @@ class IndexSpec(msgspec.Struct, frozen=True):
 class TableSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A table. Rows expire at the time in the field `ttl`, or `ttl_ms` after their last write.
 
-    With `images` "none" its changes are no events: nothing can be routed from it, and the history has none.
+    With `images` "none" its changes are no events: nothing can be routed from it, and the history has none. `bucket`
+    marks the tables of a bucket's objects; those that refer to blobs have the index "by-blob".
     """
 
     name: str
@@ -43,6 +44,7 @@ class TableSpec(msgspec.Struct, frozen=True, kw_only=True):
     ttl: str = ""
     ttl_ms: int = 0
     schema: int = 1
+    bucket: bool = False
 
 
 class QueueSpec(msgspec.Struct, frozen=True, kw_only=True):

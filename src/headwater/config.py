@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -36,16 +37,19 @@ _SOCKET_PATH_MAX = 100
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one environment. Paths are relative to the folder of `headwater.toml`.
 
-    `history` is how long events are kept after their messages are done, `history_events` how many at the most;
-    `drain` bounds a graceful stop. `environment` is the name in API keys, by default the section's.
+    `objects` is where buckets keep their bytes: a folder, by default `objects` beside the SQLite store, or
+    "s3://bucket/prefix". `history` is how long events are kept after their messages are done, `history_events` how
+    many at the most; `drain` bounds a graceful stop. `environment` is the name in API keys, by default the section's.
     `development_key_file` has the secret of development issuers, `secret_key_file` the key that encrypts secrets in
     the store; both are made when they are first needed. `webhooks` says where webhooks may go.
     `proxies` are the addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. With
-    `tls_cert` and `tls_key` (PEM files) the server speaks TLS.
+    `tls_cert` and `tls_key` (PEM files) the server speaks TLS. `public_url` is the address by which clients know the
+    server; presigned URLs begin with it.
     """
 
     apps: tuple[str, ...] = ()
     store: str = DEFAULT_STORE
+    objects: str = ""
     host: str = "127.0.0.1"
     port: int = 8000
     history: str = "7d"
@@ -64,6 +68,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxies: tuple[str, ...] = ()
     tls_cert: str = ""
     tls_key: str = ""
+    public_url: str = ""
 
     def __post_init__(self) -> None:
         for name in ("history", "drain"):
@@ -78,8 +83,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 ipaddress.ip_network(proxy)
             except ValueError as error:
                 raise ValueError(f"proxies: {error}") from error
+        if self.public_url and not _is_base_url(self.public_url):
+            raise ValueError(f'public_url: {self.public_url!r} is not like "https://api.example"')
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("tls_cert and tls_key go together: give both or none")
+
+    @property
+    def objects_url(self) -> str:
+        """The URL of the blob store."""
+        return self.objects or str(Path(self.store.partition(":")[2].removeprefix("//")) / "objects")
 
     @property
     def history_ms(self) -> int:
@@ -88,6 +100,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def drain_s(self) -> float:
         return to_ms(self.drain) / 1000
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+    except ValueError:
+        return False
 
 
 def load_config(folder: Path, *, environment: str = "", environ: Mapping[str, str] | None = None) -> Config:
@@ -104,6 +124,8 @@ def load_config(folder: Path, *, environment: str = "", environ: Mapping[str, st
     merged = {**_PLACES, "environment": chosen, **_inherited(sections, chosen), **sections.get(chosen, {})}
     if isinstance(merged["store"], str):
         merged["store"] = absolute_store(merged["store"], folder)
+    if isinstance(objects := merged.get("objects"), str) and objects and "://" not in objects:
+        merged["objects"] = str(folder / objects)
     for name in _FILES & merged.keys():
         if isinstance(merged[name], str) and merged[name]:
             merged[name] = str(folder / merged[name])
@@ -175,6 +197,8 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     for name in ("store", "host", "port", "history", "history_events", "drain"):
         if value := variables.get(f"HEADWATER_{name.upper()}"):
             found[name] = absolute_store(value, Path.cwd()) if name == "store" else value
+    if objects := variables.get("HEADWATER_OBJECTS"):
+        found["objects"] = objects if "://" in objects else str(Path.cwd() / objects)
     if key := variables.get("HEADWATER_SECRET_KEY_FILE"):
         found["secret_key_file"] = str(Path.cwd() / key)
     if apps := variables.get("HEADWATER_APPS"):

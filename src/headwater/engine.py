@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -25,7 +25,7 @@ from headwater.catalog import Catalog, RouteSpec
 from headwater.clock import Clock
 from headwater.errors import HeadwaterError
 from headwater.events import Delivery, Envelope, Key, KeyPart
-from headwater.unit import Commit, Committed
+from headwater.unit import Commit, Committed, Flip
 
 
 class AlreadyClaimed(HeadwaterError):
@@ -73,6 +73,27 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 class RecordPage(msgspec.Struct, frozen=True):
     records: list[Record]
     next: tuple[KeyPart, ...] | None = None
+
+
+class Document(NamedTuple):
+    """A row to load: its key, its canonical JSON, and a digest of that of 16 bytes."""
+
+    key: Key
+    body: bytes
+    digest: bytes
+
+
+class Differences(msgspec.Struct, frozen=True):
+    """How many of the rows compared are new, have changed, and are as they were."""
+
+    inserted: int = 0
+    modified: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: Differences) -> Differences:
+        return Differences(
+            self.inserted + other.inserted, self.modified + other.modified, self.unchanged + other.unchanged
+        )
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,6 +297,68 @@ class History(Protocol):
         ...
 
 
+Missing = Literal["keep", "delete", "expire"]
+"""What becomes of rows of a scope that its next load does not bring."""
+
+
+class Staging(Protocol):
+    """One load on its way: what it changes is staged, seen by nobody, until a commit carries its `flip`.
+
+    Nothing of it is ever seen when that does not happen. Not safe for use by several tasks at once.
+    """
+
+    @property
+    def flip(self) -> Flip: ...
+
+    @property
+    def staged(self) -> int:
+        """How many rows are staged; with none there is nothing to flip."""
+        ...
+
+    async def add(self, documents: Sequence[Document]) -> Differences:
+        """Compare rows with the present content and stage those that differ.
+
+        Raises `InvalidValue` for a key that the load has brought before.
+        """
+        ...
+
+    async def finish(self, missing: Missing, grace_ms: int, max_removed: float) -> int:
+        """Deal with the scope's rows that the load has not brought; how many there are. Nothing is added after it.
+
+        Raises `LoadRefused` when more than the share `max_removed` of the scope would be removed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up what comparing needed; what is staged stays until it is flipped or abandoned. Idempotent."""
+        ...
+
+
+class Loads(Protocol):
+    async def begin_load(self, table: str, scope: str) -> Staging:
+        """Begin to stage; first, the rows of the table's last load get into place."""
+        ...
+
+    async def unchanged_since_load(self, table: str, scope: str) -> bool:
+        """Whether each row of the scope is there as its last load wrote it."""
+        ...
+
+    async def expand(self, table: str) -> int:
+        """Move a slice of the rows of the table's flipped load into place, in key order, with their change events.
+
+        How many; 0 when all are in place. Whoever calls it and however often, each change becomes one event.
+        """
+        ...
+
+    def abandon(self, load: int) -> None:
+        """A load will not be flipped: what it staged may go. Without effect on one that was flipped."""
+        ...
+
+    async def sweep_loads(self, limit: int) -> int:
+        """Delete staged rows of loads that were abandoned, by a crash too; how many of at most `limit`."""
+        ...
+
+
 class Upkeep(Protocol):
     async def expire_records(self, limit: int) -> int:
         """Remove records whose time to live has passed, as changes marked `expired`; how many."""
@@ -291,5 +374,5 @@ class Upkeep(Protocol):
         ...
 
 
-class Engine(Lifecycle, Commits, Records, Deliveries, Queues, History, Upkeep, Protocol):
+class Engine(Lifecycle, Commits, Records, Deliveries, Queues, History, Loads, Upkeep, Protocol):
     """One store, opened by one process."""

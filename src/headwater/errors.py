@@ -47,6 +47,10 @@ class InvalidValue(HeadwaterError):
     errors: Sequence[Mapping[str, Any]] = ()
 
 
+class TooManyRejected(InvalidValue):
+    """More rows of a file do not fit their model than allowed; the file is refused as a whole."""
+
+
 class TooLarge(InvalidValue):
     """A document, message, body or unit of work beyond its limit."""
 
@@ -66,6 +70,10 @@ class Conflict(HeadwaterError):
     """
 
     retryable = True
+
+
+class LoadRefused(HeadwaterError):
+    """A load that would remove more of its dataset than it may; nothing of it is seen, the alarm topic tells of it."""
 
 
 class LeaseLost(HeadwaterError):
@@ -220,6 +228,7 @@ STATUS: dict[type[HeadwaterError], int] = {
     ConditionFailed: 412,
     AlreadyExists: 409,
     Conflict: 409,
+    LoadRefused: 409,
     LeaseLost: 409,
     IdempotencyMismatch: 422,
     InProgress: 409,

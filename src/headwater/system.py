@@ -1,8 +1,11 @@
 """Headwater's own app: what the server itself keeps in the store, in tables and queues like everybody's.
 
 `headwater/keys` has the API keys (digests only), `headwater/usage` the counts of usage plans, `headwater/webhooks`
-the webhooks subscribed at run time. The topic `headwater/alarms` tells what a person should know. Reads and writes
-here are never part of a unit of work that happens to be open: who calls is no business of the request's commit.
+the webhooks subscribed at run time, `headwater/places` what marks the place of objects as this store's,
+`headwater/loads` the summaries of bulk loads. The topic `headwater/alarms` tells what a person should know; the queue
+`headwater/expansions` has a message for each load whose changes are to become events. Reads and writes here are never
+part of a unit of work that happens to be open (who calls is no business of the request's commit), but for the summary
+and the message of a load, which are committed with it.
 """
 
 from __future__ import annotations
@@ -13,14 +16,20 @@ from typing import Any, TypeVar
 import msgspec
 
 from headwater.app import App
+from headwater.errors import Discard, UnknownResource
+from headwater.events import Event
 from headwater.http.keys import Key
 from headwater.http.metering import Used
+from headwater.ids import new_id
+from headwater.loads import EXPANSIONS, LOADS, Expansion, LoadSummary
 from headwater.tables import Table
 from headwater.unit import Merge
 from headwater.work import UnitOfWork
 
 NAME = "headwater"
-USAGE_KEPT = "400d"
+USAGE_KEPT = LOADS_KEPT = "400d"
+TRIES = 1_000_000
+"""How often an expansion is tried: its table waits for it, so it is never given up."""
 R = TypeVar("R")
 
 
@@ -44,6 +53,13 @@ class Hook(msgspec.Struct, kw_only=True):
     created_ms: int = 0
 
 
+class Place(msgspec.Struct, kw_only=True):
+    """What marks a place outside of the store as this store's own."""
+
+    kind: str
+    owner: str
+
+
 class System:
     """The app's resources, and the few ways in which the server uses them."""
 
@@ -52,7 +68,28 @@ class System:
         self.keys = self.app.table("keys", Key, key="id")
         self.usage = self.app.table("usage", Used, key=("who", "period"), images="none", ttl=USAGE_KEPT)
         self.webhooks = self.app.table("webhooks", Hook, key="id")
+        self.places = self.app.table("places", Place, key="kind", images="none")
         self.alarms = self.app.topic("alarms", Alarm)
+        self.loads = self.app.table(
+            LOADS.removeprefix(f"{NAME}/"),
+            LoadSummary,
+            key=("dataset", "id"),
+            indexes={"by-table": ("table", "id")},
+            images="none",
+            ttl=LOADS_KEPT,
+        )
+        self.expansions = self.app.queue(
+            EXPANSIONS.removeprefix(f"{NAME}/"), Expansion, fifo=True, max_receives=TRIES, retention="520w"
+        )
+        self.app.on(self.expansions)(self._expand)
+
+    async def _expand(self, event: Event[Expansion]) -> None:
+        """Get the rows of a flipped load into place, with their events; a crash leaves the rest to the next try."""
+        try:
+            while await self.app.binding.engine.expand(event.data.table):
+                pass
+        except UnknownResource as error:
+            raise Discard("the table is declared no more") from error
 
     async def get(self, id: str) -> Key | None:
         """The API key of this id (`http.keys.Rows`)."""
@@ -62,6 +99,14 @@ class System:
         """A committed row, outside of any unit of work."""
         record = await self.app.binding.engine.read(table.name, table.key(*key))
         return None if record is None else table.codec.decode(record.body)
+
+    async def owner(self) -> str:
+        """What this store marks its place for objects with; made when it is first asked for."""
+        found = await self.read(self.places, "objects")
+        if found is None:
+            found = Place(kind="objects", owner=new_id())
+            await self.places.put(found)
+        return found.owner
 
     async def count(self, who: str, period: str) -> int:
         """Requests written for this period (`http.metering.UsageStore`)."""

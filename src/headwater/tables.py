@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -19,9 +19,11 @@ from headwater.codec import (
     field_names,
 )
 from headwater.decoding import Decode, Upgrade, event_decoder, upgraded
-from headwater.engine import Query, Record, RecordPage
+from headwater.durations import Duration, to_ms
+from headwater.engine import Missing, Query, Record, RecordPage
 from headwater.errors import ConditionFailed, DeclarationError, InvalidValue, TooLarge
 from headwater.events import Change, Delivery, Inserted, Key, KeyPart, Modified, Removed
+from headwater.loads import Documents, LoadOptions, LoadSummary, load, summaries
 from headwater.pages import overlay, read_cursor, write_cursor
 from headwater.patterns import compile_pattern, explain
 from headwater.sources import Pattern, Source
@@ -183,12 +185,17 @@ class Table(Source[Change[T]], Generic[T]):
             return self.key(*(value[name] for name in names))
         return self.key(*(getattr(value, self._attributes[name]) for name in names))
 
-    def _encode(self, value: T) -> bytes:
+    def encode(self, value: T) -> bytes:
+        """The row's canonical JSON. Raises `InvalidValue` and `TooLarge`."""
         try:
             body = self.codec.encode(value)
         except InvalidValue as error:
             error.operation, error.resource = "put", self.name
             raise
+        self.check_size(body)
+        return body
+
+    def check_size(self, body: bytes) -> None:
         if len(body) > MAX_DOCUMENT:
             raise TooLarge(
                 f"the document has {len(body)} bytes, {MAX_DOCUMENT} are allowed",
@@ -196,7 +203,6 @@ class Table(Source[Change[T]], Generic[T]):
                 resource=self.name,
                 hint="split it into several rows, or keep large content in a bucket",
             )
-        return body
 
     def _decode(self, record: Record) -> T:
         return self.codec.decode(self.body_of(record))
@@ -247,7 +253,7 @@ class Table(Source[Change[T]], Generic[T]):
         that there is none, `where` is a pattern on the present row. Raises `ConditionFailed`. A row equal to the
         present one gets a new version and makes no change event.
         """
-        body, key = self._encode(value), self.key_of(value)
+        body, key = self.encode(value), self.key_of(value)
         if if_version is None and not if_absent and where is None:
             outer = current.get()
             unit = outer or UnitOfWork(self.app.binding.engine)
@@ -270,7 +276,7 @@ class Table(Source[Change[T]], Generic[T]):
         if if_absent and present is not None:
             problem = "the row exists already"
         elif if_version is not None:
-            wanted = [tag.strip().removeprefix("W/").strip('"') for tag in if_version.split(",")]
+            wanted = named_versions(if_version)
             if present is None:
                 problem = "the row is absent"
             elif wanted != ["*"] and present.version not in wanted:
@@ -430,6 +436,46 @@ class Table(Source[Change[T]], Generic[T]):
         }
         return overlay(self.spec, query, page, own) if own else page
 
+    # Datasets
+
+    async def load(
+        self,
+        rows: Iterable[T] | AsyncIterable[T] | Documents[T],
+        *,
+        scope: str = "",
+        missing: Missing = "keep",
+        grace: Duration = 0,
+        max_removed: float = 1.0,
+        source: str = "",
+        source_sha256: str = "",
+    ) -> LoadSummary:
+        """Bring the scope's rows to these: insert, replace, and deal with those that are `missing`, as a whole.
+
+        What differs is staged in slices that block nobody; the commit of the handler, request or transaction makes
+        all of it visible at once, and readers see the old rows or the new ones. Change events follow, for rows that
+        really changed. A unit can load a table once, and does not see what it has loaded. Scopes of a table share
+        no keys; rows that no load of the scope has brought are left alone.
+
+        `missing` rows are kept, deleted, or expire after `grace`, unless they come back before. A load that
+        would remove more than the share `max_removed` of its scope raises `LoadRefused`, with an alarm. `source`
+        names where the rows are from; with `source_sha256` the source of the scope's last load is recognised, and
+        not read again if nobody has changed its rows. Raises `InvalidValue` for a wrong row and a key that comes
+        twice.
+        """
+        options = LoadOptions(
+            scope=scope,
+            missing=missing,
+            grace_ms=to_ms(grace, place="grace"),
+            max_removed=max_removed,
+            source=source,
+            sha256=source_sha256,
+        )
+        return await load(self, rows, options)
+
+    async def loads(self, scope: str | None = None, *, limit: int = 20) -> list[LoadSummary]:
+        """The summaries of this table's loads, of one scope or of all, newest first."""
+        return await summaries(self, scope, limit)
+
     async def replay(self, queue: Queue[Any]) -> int:
         """Put each present row into the queue as an `Inserted` change, for a late subscriber; how many.
 
@@ -442,6 +488,11 @@ class Table(Source[Change[T]], Generic[T]):
         decode = self.decoder()
         envelopes = await self.app.binding.engine.history(self.name, self.key(*key), limit)
         return [decode(Delivery(queue="", position=0, fence=0, receives=0, event=envelope)) for envelope in envelopes]
+
+
+def named_versions(condition: str) -> list[str]:
+    """The versions that a condition names: one, or ETags as in HTTP."""
+    return [tag.strip().removeprefix("W/").strip('"') for tag in condition.split(",")]
 
 
 def _dumped(value: Any) -> Any:

@@ -38,6 +38,7 @@ from headwater.http.keys import Key, digest_of, make_id, make_key
 from headwater.http.openapi import plans_named
 from headwater.http.tokens import mint
 from headwater.messaging import Queue
+from headwater.objects import make_blobs
 from headwater.quota import Plan
 from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.webhooks import WebhookRules
@@ -225,6 +226,7 @@ class Harness:
             upkeep=False,
             rules=rules,
             webhooks=WebhookRules(key_file=self._folder / "secret.key", stand_ins=True),
+            blobs=make_blobs(str(self._folder / "objects")),
         )
         await self._supervisor.start()
         await self._supervisor.serve()
@@ -357,6 +359,8 @@ class Harness:
             if moment in (upkeep, end):
                 upkeep = moment + period
                 await self.supervisor.janitor.tick()
+                for folder in self.supervisor.drop_folders:
+                    await folder.look()
             await self.run_until_idle()
 
     async def messages(self, queue: Queue[Any] | str, limit: int = 100) -> list[Waiting]:

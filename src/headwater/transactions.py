@@ -79,7 +79,7 @@ async def step(name: str, fn: Callable[[], Awaitable[R]], *, of: Event[Any] | No
         result = await fn()
     finally:
         leave(token)
-        unit.close(f"step {name!r} ended")
+        unit.close(f"step {name!r} ended", commits=True)
     unit.closed = False
     try:
         body = encode_json(result)

@@ -41,7 +41,8 @@ class Write(msgspec.Struct, gc=False):
 
     `body` None removes the record (with no merges). `merges` are applied at commit to `body`, or, when
     `blind`, to the present document (an absent one starts from the key's fields). Merges never conflict. In a
-    batch, `origin` says which event the change is caused by; None stands for the commit's own.
+    batch, `origin` says which event the change is caused by; None stands for the commit's own. `staged` moves what a
+    flipped load holds for the key into place, and does nothing else.
     """
 
     table: str
@@ -52,6 +53,7 @@ class Write(msgspec.Struct, gc=False):
     blind: bool = False
     expired: bool = False
     origin: Origin | None = None
+    staged: bool = False
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -79,6 +81,19 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     id: str
     expires_ms: int
     result: bytes = b""
+
+
+class Flip(msgspec.Struct, frozen=True, gc=False):
+    """A staged load becomes what readers of its scope see, and its changes become events, caused by the commit.
+
+    Refused with `Conflict` when the scope's last load is not `after` any more (0: it had none), or when an earlier
+    load of the table has not got all its rows into place yet.
+    """
+
+    table: str
+    scope: str
+    load: int
+    after: int
 
 
 Outcome = Literal["ack", "retry", "bury", "fence", "discard", "filter"]
@@ -132,6 +147,7 @@ class Commit(msgspec.Struct, kw_only=True, gc=False):
     settles: list[Settle] = []
     claims: list[Claim] = []
     redrives: list[Redrive] = []
+    flips: list[Flip] = []
     cause: str | None = None
     caller: Caller | None = None
     trace: str = ""

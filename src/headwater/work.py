@@ -23,6 +23,7 @@ from headwater.unit import (
     Commit,
     Committed,
     Emit,
+    Flip,
     Merge,
     Origin,
     Read,
@@ -37,6 +38,7 @@ RERUNS = 5
 """How often work is re-run in place after a conflict before the conflict counts as a failure."""
 current: ContextVar[UnitOfWork | None] = ContextVar("headwater_unit", default=None)
 Slot = tuple[str, Key]
+Mark = tuple[int, int, dict[Slot, Write], int, int]
 
 
 NOWHERE = Origin()
@@ -66,6 +68,7 @@ class UnitOfWork:
     _reads: dict[Slot, Record | None] = _NO_ENTRIES
     _validated: set[Slot] = _NO_MEMBERS
     _writes: dict[Slot, Write] = _NO_ENTRIES
+    _submitted = False
     closed = False
     why = ""
     deliveries: Sequence[Delivery] = ()
@@ -104,7 +107,7 @@ class UnitOfWork:
     @property
     def writes_anything(self) -> bool:
         commit = self._begun
-        return bool(self._writes) or (commit is not None and bool(commit.emits or commit.claims))
+        return bool(self._writes) or (commit is not None and bool(commit.emits or commit.claims or commit.flips))
 
     def next_id(self) -> str:
         """An id of this commit; the next one sorts after it as text: …-9, …-a10, …-a99, …-b100."""
@@ -213,14 +216,29 @@ class UnitOfWork:
         self.check_open()
         self._commit.claims.append(claim)
 
-    def mark(self) -> tuple[int, int, dict[Slot, Write], int]:
+    def flip(self, flip: Flip) -> None:
+        """Have a staged load seen from this unit's commit on; without that commit the load is abandoned."""
+        self.check_open()
+        self._commit.flips.append(flip)
+
+    def flips(self, table: str) -> bool:
+        """Whether the unit loads the table."""
+        return self._begun is not None and any(flip.table == table for flip in self._begun.flips)
+
+    def _abandon_loads(self, first: int = 0) -> None:
+        for flip in self._commit.flips[first:]:
+            self.engine.abandon(flip.load)
+
+    def mark(self) -> Mark:
         """A point to which `undo` can go back."""
         commit = self._commit
-        return len(commit.emits), len(commit.claims), dict(self._writes), len(commit.settles)
+        return len(commit.emits), len(commit.claims), dict(self._writes), len(commit.settles), len(commit.flips)
 
-    def undo(self, mark: tuple[int, int, dict[Slot, Write], int]) -> None:
-        emits, claims, writes, settles = mark
+    def undo(self, mark: Mark) -> None:
+        emits, claims, writes, settles, flips = mark
+        self._abandon_loads(flips)
         del self._commit.emits[emits:], self._commit.claims[claims:], self._commit.settles[settles:]
+        del self._commit.flips[flips:]
         self._writes = writes
 
     def fail(self, delivery: Delivery, error: Exception) -> None:
@@ -249,8 +267,11 @@ class UnitOfWork:
                 return f"{table} {key[0]!r}"
         return None
 
-    def close(self, why: str = "") -> None:
+    def close(self, why: str = "", *, commits: bool = False) -> None:
+        """Take nothing more. Unless it `commits` afterwards, what it has loaded is abandoned."""
         self.closed, self.why = True, why
+        if self._begun is not None and self._begun.flips and not commits and not self._submitted:
+            self._abandon_loads()
 
     def to_commit(self) -> Commit:
         """The finished commit; the unit is closed."""
@@ -280,11 +301,20 @@ class UnitOfWork:
     def commit(self) -> asyncio.Future[Committed]:
         """Hand the commit to the engine; never raises itself."""
         try:
-            return self.engine.commit(self.to_commit())
+            commit = self.to_commit()
+            committing = self.engine.commit(commit)
+            if commit.flips:
+                self._submitted = True
+                committing.add_done_callback(self._end_loads)
+            return committing
         except HeadwaterError as error:
             refused: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
             refused.set_exception(error)
             return refused
+
+    def _end_loads(self, committing: asyncio.Future[Committed]) -> None:
+        if committing.cancelled() or committing.exception() is not None:
+            self._abandon_loads()
 
 
 def _written(write: Write, present: Record | None) -> Record | None:

@@ -15,7 +15,6 @@ from typing import Any
 
 HEADWATER = (sys.executable, "-m", "headwater.cli")
 PATIENCE_S = 20.0
-SHOP = Path(__file__).parent / "shop_app.py"
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -65,9 +64,18 @@ def cli(folder: Path, *arguments: str, stdin: str = "", **environment: str) -> E
 
 def make_shop(folder: Path) -> Path:
     """A folder with the sample app and its settings."""
+    return _make_folder(folder, "shop")
+
+
+def make_depot(folder: Path) -> Path:
+    """A folder with the sample app that has buckets, and its settings."""
+    return _make_folder(folder, "depot")
+
+
+def _make_folder(folder: Path, app: str) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "shop.py").write_text(SHOP.read_text("utf-8"), "utf-8")
-    (folder / "headwater.toml").write_text('[default]\napps = ["shop"]\nport = 0\ndrain = "5s"\n', "utf-8")
+    (folder / f"{app}.py").write_text((Path(__file__).parent / f"{app}_app.py").read_text("utf-8"), "utf-8")
+    (folder / "headwater.toml").write_text(f'[default]\napps = ["{app}"]\nport = 0\ndrain = "5s"\n', "utf-8")
     return folder
 
 

@@ -9,12 +9,20 @@ import pytest
 
 from headwater.catalog import IndexSpec, TableSpec
 from headwater.engine import Query
-from headwater.engines.sqlite import batch, loading, records
+from headwater.engines.sqlite import batch, loading, pending, records, staging
 from headwater.engines.sqlite.engine import SqliteEngine
 from tests.conformance.workbench import Store
 
-KEYS = {3: "(1, 'a', 'b')", 2: "('a', 'b')", 1: "(1)"}
-BATCHES = [(batch._RECORDS, 3), (batch._CLAIMS, 2), (batch._DEAD, 1)]
+KEYS = {4: "(1, '', 'a', 'b')", 3: "(1, 'a', 'b')", 2: "('a', 'b')", 1: "(1)"}
+BATCHES = [
+    (batch._RECORDS, 3),
+    (batch._CLAIMS, 2),
+    (batch._DEAD, 1),
+    (pending.STAGED, 3),
+    (staging._MEMBERS, 4),
+    (staging._VERSIONS, 3),
+    (staging._BODIES, 3),
+]
 STATEMENTS = [
     *(statement.format(keys=KEYS[width]) for statement, width in BATCHES),
     loading.READY,
@@ -22,6 +30,12 @@ STATEMENTS = [
     loading.DELAYED,
     loading.AT_POSITIONS.replace("carray(?)", "(1, 2)"),
     records._READ,
+    records._READ_STAGED,
+    pending._LOAD,
+    pending._GENERATION,
+    staging.MEMBERS_AFTER,
+    staging.STAND,
+    staging.NEXT_STAGED,
     records._TRIED,
     records._DEAD,
     records._WAITING,
@@ -70,6 +84,15 @@ async def test_no_query_walks_or_sorts(engine: SqliteEngine, query: Query) -> No
     statement, bindings = (records._by_index if query.index else records._by_key)(engine, query)
     steps = steps_of(engine.reader, statement, bindings)
     assert all(step.startswith("SEARCH") for step in steps), steps
+
+
+@pytest.mark.parametrize("query", QUERIES)
+async def test_no_query_over_a_staged_load_walks_or_sorts(engine: SqliteEngine, query: Query) -> None:
+    statement, bindings = (records._by_index if query.index else records._by_key)(engine, query, 7)
+    steps = steps_of(engine.reader, statement, bindings)
+    searches = [step for step in steps if step.startswith(("SEARCH", "SCAN", "USE"))]
+    assert len(searches) >= 3
+    assert all(step.startswith("SEARCH") for step in searches), steps
 
 
 async def test_a_walk_would_be_noticed(engine: SqliteEngine) -> None:

@@ -21,6 +21,7 @@ from headwater.engines.sqlite.engine import SqliteEngine
 from headwater.errors import StoreError
 from headwater.events import Delivery
 from headwater.unit import Settle, new_commit
+from tests.faults import datasets
 from tests.faults.workload import CATALOG, Load, checkpoint
 
 WRITERS = 64
@@ -176,6 +177,25 @@ async def handle(folder: str, poison: str) -> None:
     await engine.close()
 
 
+async def load_datasets(folder: str, phase: str, point: str, passes: str) -> None:
+    """Load one dataset after the other, saying "flipped GENERATION"; in the third one's phase the fuse is lit."""
+    fuse = Fuse("", int(passes))
+    vfs = FusedVFS(fuse)
+    engine = SqliteEngine(Path(folder), clock=SystemClock(), vfs=vfs.name)
+    await engine.open()
+    await engine.install(datasets.CATALOG)
+    lay(fuse, engine)
+    first = await datasets.present(engine)
+
+    def enter(generation: int, entered: str) -> None:
+        fuse.point = point if generation == first + 3 and entered == phase else ""
+
+    for generation in range(first + 1, first + 6):
+        await datasets.load(engine, generation, enter, lambda flipped: say(f"flipped {flipped}"))
+    say("unharmed")
+    sys.stdin.read()
+
+
 async def hold(folder: str) -> None:
     """Own the store until standard input ends."""
     engine = SqliteEngine(Path(folder), clock=SystemClock())
@@ -207,6 +227,7 @@ if __name__ == "__main__":
     roles: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
         "load": load,
         "handle": handle,
+        "datasets": load_datasets,
         "hold": hold,
         "fork": fork,
     }

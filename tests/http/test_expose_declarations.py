@@ -47,7 +47,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: app.expose(sorted_by_owner, "/n", read=some, owner="user_id"), "is the sort key"),
     (lambda: app.expose(foreign, "/n", read=some), "belongs to another app"),
     (lambda: app.expose(limited, "/n", read=some), "the name of a parameter of lists"),
-    (lambda: app.expose(notes, "/n", read="me"), "read= is 'me'"),  # type: ignore[arg-type]
+    (lambda: app.expose(notes, "/n", read="me"), "read= is 'me'"),  # type: ignore[call-overload]
     (lambda: taken.expose(mine, "/notes", read=some), "GET /notes is declared already"),
     (lambda: taken.ingest(inbox, "/notes", auth=some), "POST /notes is declared already"),
     (lambda: app.ingest(fifo, "/q", auth=some), r"FIFO queue \(say which field is the group: group=\)"),

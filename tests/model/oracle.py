@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headwater.unit import Merge, apply_merge
+from tests.model.loads import Loads
 
 DEDUPLICATION_MS = 300_000
 VISIBILITY_MS = 10_000
@@ -30,10 +31,9 @@ class Message:
 
 
 @dataclass
-class Oracle:
-    now_ms: int
-    fifo: set[str]
-    documents: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+class Oracle(Loads):
+    now_ms: int = 0
+    fifo: set[str] = field(default_factory=set)
     queues: dict[str, list[Message]] = field(default_factory=dict)
     dead: list[tuple[str, Message]] = field(default_factory=list)
     claims: dict[str, int] = field(default_factory=dict)
@@ -46,6 +46,7 @@ class Oracle:
         return self.documents[key][0] if key in self.documents else None
 
     def put(self, key: str, version: str, document: dict[str, Any] | None) -> None:
+        self.move(key)
         old = self.documents[key][1] if key in self.documents else None
         if document is None:
             self.documents.pop(key, None)
@@ -63,6 +64,11 @@ class Oracle:
             return False
         self.put(key, version, merged)
         return True
+
+    def move(self, key: str) -> None:
+        """What a load has changed for the key gets into place, with its event."""
+        if change := self.moved(key):
+            self.queues[self.changes].append(Message(change[0], change[1], group=key))
 
     # Queues
 

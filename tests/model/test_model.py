@@ -9,7 +9,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,12 +20,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headwater.catalog import QueueSpec, RouteSpec, TableSpec
 from headwater.codec import decode_json
-from headwater.engine import AlreadyClaimed, Query
+from headwater.engine import AlreadyClaimed, Query, Staging
 from headwater.engines import make_engine
+from headwater.engines.sqlite import staging as slices
 from headwater.errors import Conflict, HeadwaterError, InvalidValue, LeaseLost
 from headwater.events import Delivery
 from headwater.unit import Claim, Commit, Merge, Read, Redrive, new_commit
 from tests.conformance.crash import crash
+from tests.conformance.loading import flip, stage
 from tests.conformance.workbench import Store, data, emit, settle, write
 from tests.model.oracle import VISIBILITY_MS, Message, Oracle
 
@@ -46,13 +48,25 @@ DELAYS = st.sampled_from([0, 0, 0, 1_000, 7_000])
 ANY = st.integers(0, 1_000)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_row_a_slice() -> Iterator[None]:
+    """So that a load can be half in place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slices, "SLICE_ROWS", 1)
+        yield
+
+
 class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.folder = Path(tempfile.mkdtemp())
         self.store = Store(lambda clock, **_: make_engine(f"sqlite:{self.folder}/store", clock=clock))
-        self.oracle = Oracle(self.store.clock.wall_ms(), {FIFO, CHANGES}, queues={queue: [] for queue in QUEUES})
+        self.oracle = Oracle(
+            now_ms=self.store.clock.wall_ms(), fifo={FIFO, CHANGES}, queues={queue: [] for queue in QUEUES}
+        )
+        self.staged: tuple[Staging, dict[str, Any]] | None = None
+        self.outdated: list[Staging] = []
         self.leases: list[tuple[Delivery, Message]] = []
         self.lost: list[Delivery] = []
 
@@ -103,6 +117,51 @@ class StoreMachine(RuleBasedStateMachine):
         version = write(commit, "shop/rows", key, None, merge, blind=True).version
         possible = self.oracle.merge(key, version, merge)
         self.commit(commit, *([] if possible else [InvalidValue]))
+
+    @rule(rows=st.dictionaries(KEYS, st.integers(0, 1)))
+    def stage(self, rows: dict[str, int]) -> None:
+        """A load of all rows, in place of one that was staged before."""
+        self.abandon()
+        self.expand(many=True)
+        documents = {key: {"id": key, "n": n} for key, n in rows.items()}
+        staging, differences, vanished = self.run(stage(self.store.engine, "shop/rows", documents))
+        staged = self.oracle.differences(documents)
+        present = self.oracle.documents
+        assert staging.staged == len(staged)
+        assert differences.inserted == len(documents.keys() - present.keys())
+        assert differences.modified == sum(k in present and present[k][1] != row for k, row in documents.items())
+        assert vanished == sum(key in present for key, row in staged.items() if row is None)
+        self.staged = staging, staged
+
+    @rule(late=st.booleans(), key=KEYS)
+    def flip(self, late: bool, key: str) -> None:
+        """Perhaps with a write right behind it; an outdated load is refused."""
+        if self.outdated:
+            commit = new_commit()
+            commit.flips = [self.outdated[-1].flip]
+            self.commit(commit, Conflict)
+        if self.staged is None:
+            return
+        staging, staged = self.staged
+        self.run(flip(self.store.engine, staging))
+        reads = {key: self.run(self.store.engine.read("shop/rows", (key, ""))) for key in staged}
+        self.oracle.flip(staged, {key: record.version for key, record in reads.items() if record})
+        self.staged, self.outdated = None, [staging]
+        if late:
+            self.put(key, {"n": 1})
+
+    def abandon(self) -> None:
+        if self.staged:
+            self.store.engine.abandon(self.staged[0].flip.load)
+            self.outdated, self.staged = [self.staged[0]], None
+            self.run(self.store.engine.sweep_loads(100))
+
+    @rule(many=st.booleans())
+    def expand(self, many: bool) -> None:
+        keys = sorted(self.oracle.pending)
+        for key in keys if many else keys[:1]:
+            self.oracle.move(key)
+            assert self.run(self.store.engine.expand("shop/rows")) == 1
 
     @rule(
         queue=st.sampled_from([PLAIN, FIFO]), group=GROUPS, delay_ms=DELAYS, dedup=st.sampled_from(["", "", "d", "e"])
@@ -227,6 +286,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(how=st.sampled_from(["close", "die", "die and ask for suspects"]))
     def reopen(self, how: str) -> None:
         begun = {delivery.event.id: message for delivery, message in self.leases if message.begun}
+        self.abandon()
         self.run(self.store.reopen() if how == "close" else crash(self.store))
         self.oracle.end(died=how != "close")
         self.lost += [delivery for delivery, _ in self.leases]
@@ -245,12 +305,17 @@ class StoreMachine(RuleBasedStateMachine):
         page = self.run(self.store.engine.query(Query(table="shop/rows")))
         found = {record.key[0]: (record.version, decode_json(record.body)) for record in page.records}
         assert found == self.oracle.documents
+        for key in "abc":
+            record = self.run(self.store.engine.read("shop/rows", (key, "")))
+            assert (record.version if record else None) == self.oracle.version(key)
 
     @invariant()
     def queues_agree(self) -> None:
         for queue in QUEUES:
             expected = self.oracle.queues[queue]
             waiting = self.run(self.store.engine.peek(queue, 1_000))
+            for message, delivered in zip(expected, waiting, strict=False):
+                message.id = message.id or delivered.event.id  # of a removal by a load
             found = [(x.event.id, x.receives, x.ready_ms, x.group) for x in waiting]
             assert found == [(x.id, x.receives, x.ready_ms, x.group) for x in expected]
             leased = sum(message.leased for message in expected)

@@ -318,7 +318,7 @@ async def test_reruns_stay_within_the_concurrency(harness: StartHarness) -> None
         await jobs.send(Job(n=n))
     await h.advance(minutes=10)
     assert await items.get("hot") == Item(id="hot", n=12)
-    (consumer,) = h.supervisor.consumers.values()
+    consumer, *_ = h.supervisor.consumers.values()
     assert consumer.stats.conflicts > 0
     assert most == 2
 
@@ -337,7 +337,7 @@ async def test_slots_are_started_as_needed_and_do_not_leak(harness: StartHarness
         await asyncio.gather(*(jobs.send(Job(n=n)) for n in range(100)))
         await h.run_until_idle()
     assert len(asyncio.all_tasks()) <= before + 8
-    (consumer,) = h.supervisor.consumers.values()
+    consumer, *_ = h.supervisor.consumers.values()
     assert (consumer.stats.handled, consumer.stats.running) == (500, 0)
 
 
@@ -418,7 +418,7 @@ async def test_a_late_attempt_has_no_effect_and_neither_have_its_steps(harness: 
     await asyncio.sleep(0.02)
     h.clock.move_to(31)
     await asyncio.sleep(0.02)
-    (consumer,) = h.supervisor.consumers.values()
+    consumer, *_ = h.supervisor.consumers.values()
     assert consumer.stats.running == 2
     gates[0].set()
     await until(lambda: consumer.stats.running == 1)

@@ -236,7 +236,7 @@ async def test_a_condition_that_fails_at_commit_is_rerun_in_place(harness: Start
     await h.run_until_idle()
     assert receives == [1, 1, 1]
     assert await items.get("a") == Item(id="a", n=21)
-    (consumer,) = h.supervisor.consumers.values()
+    consumer, *_ = h.supervisor.consumers.values()
     assert consumer.stats.conflicts == 2
 
 
@@ -348,7 +348,7 @@ async def test_increments_and_appends_never_conflict(harness: StartHarness) -> N
     assert found is not None
     assert found.n == sum(range(50))
     assert sorted(found.tags, key=int) == [str(n) for n in range(50)]
-    (consumer,) = h.supervisor.consumers.values()
+    consumer, *_ = h.supervisor.consumers.values()
     assert consumer.stats.conflicts == 0
 
 

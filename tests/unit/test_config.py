@@ -114,3 +114,18 @@ def test_where_webhooks_may_go_and_the_key_of_their_secrets(tmp_path: Path, monk
     write(tmp_path, '[default.webhooks]\nallow = ["ten"]\n')
     with pytest.raises(DeclarationError, match=r"headwater\.toml.*'ten'"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["https://api.example", "http://127.0.0.1:8000", "https://api.example/base/"])
+def test_the_public_url_is_a_base_url(tmp_path: Path, url: str) -> None:
+    write(tmp_path, f'[default]\npublic_url = "{url}"\n')
+    assert load(tmp_path).public_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["api.example", "/files", "ftp://api.example", "https://", "https://a?b=c", "https://["]
+)
+def test_other_public_urls_are_refused(tmp_path: Path, url: str) -> None:
+    write(tmp_path, f'[default]\npublic_url = "{url}"\n')
+    with pytest.raises(DeclarationError, match="public_url"):
+        load(tmp_path)

@@ -21,6 +21,9 @@ class Reach:
     access: Any = None
     webhooks: Any = None
     limits: Any = None
+    blobs: Any = None
+    uncommitted: Any = None
+    presigner: Any = None
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         return (None, "http://shop.test/shop") if app == "shop" else (None, None)

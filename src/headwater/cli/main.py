@@ -10,7 +10,7 @@ import typer
 import typer.main
 from typer.exceptions import TyperException
 
-from headwater.cli import dead_letters, exits, keys, messages, observe, queues, rows, tokens, topics
+from headwater.cli import buckets, dead_letters, exits, keys, messages, observe, queues, rows, tokens, topics
 from headwater.cli.options import Env, Store
 from headwater.errors import HeadwaterError
 
@@ -67,6 +67,7 @@ observe.register(app)
 messages.register(app)
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(rows.app, name="table")
+app.add_typer(buckets.app, name="bucket")
 app.add_typer(topics.app, name="topic")
 app.add_typer(queues.app, name="queue")
 app.add_typer(keys.app, name="key")

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_resources(*, as_json: AsJson = False, store: Store = "", env: Env = "") -> None:
-    """List tables, topics, queues with their depths, routes and subscriptions."""
+    """List tables, buckets, topics, queues with their depths, routes and subscriptions."""
     answer = Session(store, env).call("resources")
     if as_json:
         print_json(answer)
@@ -31,6 +31,14 @@ def list_resources(*, as_json: AsJson = False, store: Store = "", env: Env = "")
         ("table", "key", "indexes"),
         ((t["name"], ", ".join(t["key"]), ", ".join(i["name"] for i in t["indexes"])) for t in answer["tables"]),
         "tables",
+    )
+    print_table(
+        ("bucket", "versions", "expire"),
+        (
+            (b["name"], "yes" if b["versions"] else "", f"{b['expire_ms'] / 1000:g}s" if b["expire_ms"] else "")
+            for b in answer["buckets"]
+        ),
+        "buckets",
     )
     print_table(("topic",), ((t["name"],) for t in answer["topics"]), "topics")
     print_table(

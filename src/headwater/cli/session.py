@@ -31,12 +31,12 @@ class Session:
         config = load_config(find_folder(Path.cwd()), environment=env)
         self.store = absolute_store(store, Path.cwd()) if store else config.store
         self.environment = config.environment
-        self._config = config
+        self.config = config
 
     def call(self, operation: str, **parameters: Any) -> Any:
         """Run one operation; parameters that are None are left out."""
         given = {name: value for name, value in parameters.items() if value is not None}
-        connection = _connect(self.store)
+        connection = connect(self.store)
         if connection is None:
             return self._call_alone(operation, given)
         try:
@@ -47,7 +47,7 @@ class Session:
     def _call_alone(self, operation: str, parameters: dict[str, Any]) -> Any:
         import asyncio
 
-        return asyncio.run(call_alone(self.store, self._config, operation, parameters))
+        return asyncio.run(call_alone(self.store, self.config, operation, parameters))
 
 
 async def call_alone(store: str, config: Config, operation: str, parameters: dict[str, Any]) -> Any:
@@ -104,7 +104,7 @@ def _is_trusted(client: socket.socket, store: str) -> bool:
     return user in (os.getuid(), Path(store.partition(":")[2]).stat().st_uid, 0)
 
 
-def _connect(store: str) -> _LocalConnection | None:
+def connect(store: str) -> _LocalConnection | None:
     """A connection to the server that owns the store; None when none runs."""
     path = admin_socket(store)
     client = socket.socket(socket.AF_UNIX)
@@ -145,11 +145,11 @@ def _call_server(connection: _LocalConnection, operation: str, parameters: dict[
             f"the server answered {response.status} without JSON", operation=operation, hint="its log says more"
         ) from error
     if response.status >= 400:
-        raise _error(answer)
+        raise error_of(answer)
     return answer
 
 
-def _error(body: dict[str, Any]) -> HeadwaterError:
+def error_of(body: dict[str, Any]) -> HeadwaterError:
     """The error that the server raised, from its JSON."""
     kind = getattr(errors, str(body.get("error", "")), None)
     if not (isinstance(kind, type) and issubclass(kind, HeadwaterError)):

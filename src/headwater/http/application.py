@@ -18,6 +18,7 @@ from headwater.http.context import KEY, RequestContext
 from headwater.http.expose import routes_of
 from headwater.http.ingest import route_of
 from headwater.http.lane import Endpoints
+from headwater.http.object_routes import routes_of as object_routes_of
 from headwater.http.openapi import describe_api
 from headwater.http.unit_layer import UnitLayer
 
@@ -40,6 +41,7 @@ def make_http(app: App[Any]) -> FastAPI:
 def serve_declared(app: App[Any]) -> None:
     """Serve what the app exposes and ingests, behind its own endpoints."""
     routes = [route for exposure in app.exposures for route in routes_of(exposure)]
+    routes += [route for exposure in app.object_exposures for route in object_routes_of(exposure)]
     routes += [route_of(ingestion) for ingestion in app.ingestions]
     http = app.http
     assert isinstance(http, Endpoints)

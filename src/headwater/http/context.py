@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
 
-from headwater.errors import DeclarationError
+from headwater.errors import DeclarationError, HeadwaterError
 from headwater.events import Caller
 from headwater.ids import new_id
 
@@ -24,7 +24,19 @@ class RequestContext:
     It outlives re-runs after conflicts: who calls is found out once, and metered once.
     """
 
-    __slots__ = ("_trace", "answered", "app", "caller", "headers", "key", "metered", "unit")
+    __slots__ = (
+        "__weakref__",
+        "_trace",
+        "answered",
+        "app",
+        "caller",
+        "headers",
+        "kept",
+        "key",
+        "metered",
+        "unit",
+        "when_claimed",
+    )
 
     def __init__(self, app: App[Any], trace: str) -> None:
         self.app = app
@@ -35,6 +47,10 @@ class RequestContext:
         self.headers: list[tuple[bytes, bytes]] = []
         self.key: Key | None = None
         self.metered: set[tuple[str, str]] = set()
+        self.kept: Any = None
+        """What an endpoint made of the body: with it the request can run again although the body is gone."""
+        self.when_claimed: dict[str, HeadwaterError] = {}
+        """What to answer when a claim of a scope turns out to be taken."""
 
     @property
     def request_id(self) -> str:

@@ -13,6 +13,7 @@ from headwater.errors import DeclarationError
 
 if TYPE_CHECKING:
     from headwater.app import App
+    from headwater.buckets import Bucket
     from headwater.http.require import Auth
     from headwater.messaging import Queue
     from headwater.tables import Table
@@ -76,6 +77,25 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True):
         return [(method, path) for method in self.methods for path in places.get(method, (item,))]
 
 
+class ObjectExposure(msgspec.Struct, frozen=True, kw_only=True):
+    """A bucket served at a path. Without `read` or `write` only presigned URLs let in there."""
+
+    bucket: Any
+    path: str
+    read: Any
+    write: Any
+    own_prefix: bool
+
+    @property
+    def title(self) -> str:
+        return _title(self.path)
+
+    @property
+    def served(self) -> list[tuple[str, str]]:
+        item = f"{self.path}/{{}}"
+        return [("GET", self.path), *((method, item) for method in ("GET", "PUT", "POST", "DELETE"))]
+
+
 class Ingestion(msgspec.Struct, frozen=True, kw_only=True):
     """A queue that takes POSTs at a path; `group` is the field that is the FIFO group."""
 
@@ -118,10 +138,32 @@ def declare_exposure(
         if used := [method for method in methods if method in verbs]:
             if auth is None:
                 raise _no_auth(name, path, f"{', '.join(used)} is served")
-            _check_auth(name, auth, path, owner)
+            _check_auth(name, auth, path, "owner=" if owner else "")
     exposure = Exposure(table=table, path=path, methods=tuple(methods), read=read, write=write, owner=owner)
     _check_owner(exposure)
     _check_parameters(exposure)
+    _check_unserved(app, exposure)
+    return exposure
+
+
+def check_options(path: str, kind: str, **options: object) -> None:
+    """Refuse options that say nothing of what is exposed, `kind` being what they are for."""
+    for name, value in options.items():
+        if value:
+            raise _refused(f"{name}= is for {kind}", path)
+
+
+def declare_objects(
+    app: App[Any], bucket: Bucket, path: str, *, read: Auth | None, write: Auth | None, own_prefix: bool
+) -> ObjectExposure:
+    """Raises `DeclarationError` for what could not be served, or would be served to the wrong callers."""
+    _check_path(path)
+    if app.buckets.get(bucket.name) is not bucket:
+        raise _refused(f"the bucket {bucket.name} belongs to another app", path)
+    for name, auth in (("read", read), ("write", write)):
+        if auth is not None:
+            _check_auth(name, auth, path, "own_prefix=True" if own_prefix else "")
+    exposure = ObjectExposure(bucket=bucket, path=path, read=read, write=write, own_prefix=own_prefix)
     _check_unserved(app, exposure)
     return exposure
 
@@ -159,12 +201,13 @@ def _check_path(path: str) -> None:
         raise _refused(f"{path!r} is no path", path, hint)
 
 
-def _check_auth(name: str, auth: Any, path: str, owner: str) -> None:
+def _check_auth(name: str, auth: Any, path: str, apart: str) -> None:
+    """`apart` is the option that tells callers apart, if any."""
     if not hasattr(auth, "admit"):
         raise _refused(f"{name}= is {auth!r}", path, f"say who may: {name}=require(...) or {name}=anyone()")
-    if owner and auth.open:
+    if apart and auth.open:
         hint = f"{name}=require(...) lets in callers with a subject"
-        raise _refused(f"owner= tells callers apart, {name}= lets in anyone", path, hint)
+        raise _refused(f"{apart} tells callers apart, {name}= lets in anyone", path, hint)
 
 
 def _check_field(model: type[Any], field: str, path: str, option: str) -> None:
@@ -193,8 +236,8 @@ def _check_parameters(exposure: Exposure) -> None:
                 raise _refused(f"the field {field!r} has the name of a parameter of lists", exposure.path, "rename it")
 
 
-def _check_unserved(app: App[Any], new: Exposure | Ingestion) -> None:
-    declared: list[Exposure | Ingestion] = [*app.exposures, *app.ingestions]
+def _check_unserved(app: App[Any], new: Exposure | ObjectExposure | Ingestion) -> None:
+    declared: list[Exposure | ObjectExposure | Ingestion] = [*app.exposures, *app.object_exposures, *app.ingestions]
     taken = {place for old in declared for place in old.served}
     for method, path in new.served:
         if (method, path) in taken:

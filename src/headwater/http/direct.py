@@ -26,8 +26,11 @@ JSON = "application/json"
 class DirectRoute(APIRoute):
     """One method at a path, or at a path and the key parts below it, which may hold any character percent-encoded.
 
-    `allowed` has the methods of all routes at the path; `schemas` goes into the document's components.
+    `allowed` has the methods of all routes at the path; `schemas` goes into the document's components. `streams` is how
+    many bytes of a body it takes as they come; 0 leaves that to the server's limits.
     """
+
+    streams = 0
 
     def __init__(
         self, method: str, path: str, serve: Serve, auth: Auth, *, parts: Sequence[str] = (), **documented: Any
@@ -36,9 +39,9 @@ class DirectRoute(APIRoute):
         self.schemas: dict[str, Any] = documented.pop("schemas", {})
         super().__init__(full, _undocumented, methods=[method], dependencies=[auth], response_model=None, **documented)
         self.allowed = with_head(self.methods)
-        self._answered = with_head(self.methods)
+        self.answered = with_head(self.methods)
         self.parts = tuple(parts)
-        self._prefix = path
+        self.prefix = path
         self._below = path + "/"
         self._auth = auth
         self._serve = serve
@@ -50,26 +53,26 @@ class DirectRoute(APIRoute):
         parameters: dict[str, str] | None = {}
         if self.parts:
             parameters = self._read_parts(scope, path) if path.startswith(self._below) else None
-        elif path != self._prefix:
+        elif path != self.prefix:
             parameters = None
         if parameters is None:
             return Match.NONE, {}
         found = {"endpoint": self.endpoint, "path_params": parameters, "route": self}
-        return (Match.FULL if scope["method"] in self._answered else Match.PARTIAL), found
+        return (Match.FULL if scope["method"] in self.answered else Match.PARTIAL), found
 
     def _read_parts(self, scope: Scope, path: str) -> dict[str, str] | None:
         """The key parts, from the path as it was sent: an encoded slash separates nothing."""
         raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
         try:
             head, *parts = raw.decode("ascii").rsplit("/", len(self.parts))
-            if not all(parts) or unquote(head) != scope["path"].removesuffix(path) + self._prefix:
+            if not all(parts) or unquote(head) != scope["path"].removesuffix(path) + self.prefix:
                 return None
             return {name: unquote(part, errors="strict") for name, part in zip(self.parts, parts, strict=True)}
         except ValueError:
             return None
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in self._answered:
+        if scope["method"] not in self.answered:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(self.allowed))})
         await self._serve(scope, receive, send, await self._auth.admit(scope))
 

@@ -17,7 +17,18 @@ from headwater.ids import new_id
 
 RESERVED = ("live", "ready")
 """Names that no app may have: `/live` and `/ready` are the server's own."""
-EXPOSED = ("ETag", "Headwater-Trace", "Idempotent-Replayed", "Location", "Retry-After", "RateLimit", "RateLimit-Policy")
+EXPOSED = (
+    "Content-Disposition",
+    "Content-Range",
+    "ETag",
+    "Headwater-Trace",
+    "Idempotent-Replayed",
+    "Location",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Repr-Digest",
+    "Retry-After",
+)
 
 
 class Front:

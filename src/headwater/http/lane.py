@@ -35,6 +35,7 @@ class Endpoints(FastAPI):
         self._own_handlers = dict(self.exception_handlers)
         self._lane: ASGIApp | None = None
         self._direct: dict[tuple[str, str], DirectRoute] = {}
+        self._streamed: list[DirectRoute] = []
         self._routes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +59,14 @@ class Endpoints(FastAPI):
         bare = len(self.user_middleware) == 1 and _TELEMETRY not in sys.modules
         return route if bare and len(self.router.routes) == self._routes else None
 
+    def most_streamed(self, scope: Scope) -> int:
+        """How many bytes the streaming route takes that the request is for; 0 when it is for another endpoint."""
+        for route in self._streamed:
+            if route.matches(scope)[0] is Match.FULL:
+                others = (other for other in self.router.routes if not isinstance(other, DirectRoute))
+                return 0 if any(other.matches(scope)[0] is Match.FULL for other in others) else route.streams
+        return 0
+
     def _open_lane(self) -> ASGIApp:
         """What FastAPI builds, without what a direct route does not need.
 
@@ -80,12 +89,19 @@ class Endpoints(FastAPI):
         self.router.routes[:] = [*written, *routes]
         self.openapi_schema = None
         self._routes = len(self.router.routes)
+        self._streamed = [route for route in routes if route.streams]
         self._direct = {
             (method, route.path): route
             for route in routes
             for method in with_head(route.methods)
             if not route.parts and not any(_matches(other, method, route.path) for other in written)
         }
+
+
+def most_streamed(scope: Scope) -> int:
+    """See `Endpoints.most_streamed`."""
+    http = scope.get("app")
+    return http.most_streamed(scope) if isinstance(http, Endpoints) else 0
 
 
 class _Failing:

@@ -69,7 +69,7 @@ class ListReader:
             low=low,
             high=high,
             prefix=prefix,
-            limit=_limit(given),
+            limit=read_limit(given),
             after=_after(given, partition, 4 if index else 2),
             reverse=order == "desc",
         )
@@ -143,7 +143,7 @@ def read_integer(text: str, *place: str) -> int:
     return int(text)
 
 
-def _limit(given: Parameters) -> int:
+def read_limit(given: Parameters) -> int:
     if "limit" not in given:
         return DEFAULT_LIMIT
     limit = read_integer(given["limit"], "query", "limit")

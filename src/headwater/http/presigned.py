@@ -3,7 +3,7 @@
 A URL is signed for one method, one bucket and one key. A POST, an upload by a browser's form, may be signed for all
 keys below a prefix instead: then the key ends in "/". Where they are given, it is bound to a size at the most, to the
 SHA-256 and the content type of what is uploaded, and to a single use. The path has the key, the query all else, and
-an HMAC-SHA256 over every value. Pure: the secret and the time are arguments.
+an HMAC-SHA256 over every value. The functions are pure; `Presigner` knows the server's secret, clock and address.
 """
 
 from __future__ import annotations
@@ -11,11 +11,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
+import structlog
 
-from headwater.errors import Forbidden, InvalidValue
+from headwater.clock import Clock
+from headwater.durations import Duration, to_ms
+from headwater.errors import DeclarationError, Forbidden, InvalidValue, StoreError
+from headwater.ids import new_id
+
+if TYPE_CHECKING:
+    from headwater.buckets import Bucket
 
 METHODS = ("GET", "PUT", "POST")
 MAX_EXPIRES_MS = 7 * 86_400_000
@@ -23,6 +32,7 @@ _CONTEXT = "headwater presigned url 1"
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MEDIA = re.compile(r"[!-~]+/[!-~]+(;[ -~]*)?", re.ASCII)
+log = structlog.get_logger("headwater")
 _PARAMETERS = frozenset({"expires", "size", "sha256", "content_type", "once", "signature"})
 
 
@@ -120,3 +130,71 @@ def _parse(query: bytes) -> dict[str, str]:
 
 def refused(why: str = "the URL is not signed for this request") -> Forbidden:
     return Forbidden(why, operation="request", hint="ask for a new URL")
+
+
+class Presigner:
+    """Signs URLs of exposed buckets, and reads them.
+
+    `derive(make)` gives the secret; with `make` it is made when there is none yet. `public_url` goes before the paths.
+    """
+
+    def __init__(self, derive: Callable[[bool], bytes], clock: Clock, public_url: str = "") -> None:
+        self._derive = derive
+        self._clock = clock
+        self._public_url = public_url.rstrip("/")
+
+    def presign(
+        self,
+        bucket: Bucket,
+        method: str,
+        key: str,
+        expires: Duration,
+        *,
+        size: int,
+        sha256: str,
+        content_type: str,
+        once: bool,
+    ) -> str:
+        """See `Bucket.presign`."""
+        duration_ms = to_ms(expires)
+        if not 0 < duration_ms <= MAX_EXPIRES_MS:
+            raise InvalidValue("expires is more than 0 and at most 7 days", operation="presign", resource=bucket.name)
+        path = _exposed_path(bucket)
+        bucket.table.key(key)
+        grant = Grant(
+            method=method,
+            bucket=bucket.name,
+            key=key,
+            expires_ms=self._clock.wall_ms() + duration_ms,
+            size=size,
+            sha256=sha256,
+            content_type=content_type,
+            once=new_id() if once else "",
+        )
+        check_grant(grant)
+        query = write_query(grant, self._derive(True))
+        return f"{self._public_url}/{bucket.app.name}{path}/{quote(key, safe='')}?{query}"
+
+    def read(self, query: bytes, method: str, bucket: str, key: str) -> Grant:
+        """What a request's URL is signed for; raises `Forbidden`."""
+        try:
+            secret = self._derive(False)
+        except StoreError as error:
+            log.warning("presigned URLs cannot be checked", error=str(error))
+            raise refused() from None
+        grant = read_query(query, method, bucket, key, secret)
+        if grant.expires_ms <= self._clock.wall_ms():
+            raise refused("the URL has expired")
+        return grant
+
+
+def _exposed_path(bucket: Bucket) -> str:
+    for exposure in bucket.app.object_exposures:
+        if exposure.bucket is bucket:
+            return exposure.path
+    raise DeclarationError(
+        "the bucket is not exposed over HTTP, so no URL leads to it",
+        operation="presign",
+        resource=bucket.name,
+        hint=f'app.expose(bucket, "/{bucket.name.partition("/")[2]}") alone serves presigned URLs and nothing else',
+    )

@@ -34,6 +34,7 @@ from headwater.errors import (
 from headwater.http.answers import error_body, error_headers, raw_problem
 from headwater.http.bodies import examine, is_encoded, needs_memory, too_large_to_check
 from headwater.http.context import KEY, RequestContext
+from headwater.http.lane import most_streamed
 from headwater.http.lifespan import state_of
 from headwater.http.limits import Limits
 from headwater.unit import Claim, Origin
@@ -182,14 +183,20 @@ class _Request:
     @property
     def repeatable(self) -> bool:
         endpoint = self.scope.get("endpoint")
-        return self.in_memory and not getattr(endpoint, "__headwater_no_rerun__", False)
+        return (self.in_memory or self.context.kept is not None) and not getattr(
+            endpoint, "__headwater_no_rerun__", False
+        )
 
     async def read(self, limits: Limits) -> bool:
-        """Read the body until it ends or the buffer is full, and examine it; False when the client has gone."""
-        self._most = limits.body
+        """Read the body until it ends or the buffer is full, and examine it; False when the client has gone.
+
+        What is uploaded into a bucket has the bucket's limit, and is not examined: it is stored as it is.
+        """
+        streamed = most_streamed(self.scope)
+        self._most = streamed or limits.body
         if len(self._headers) < len(self.scope["headers"]):
             _check_single(self.scope["headers"])
-        checked = needs_memory(self._headers)
+        checked = not streamed and needs_memory(self._headers)
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > (BUFFER if checked else self._most):
             raise too_large_to_check(BUFFER) if checked and int(length) <= self._most else self._too_large()
@@ -272,7 +279,7 @@ class _Response:
                 await self._commit(message["status"])
                 self._request.context.answered = True
             else:
-                self._unit.close("its response has started")
+                self._unit.close("its response has started", commits=True)
         if self._claim is None:
             await self._send(message)
         else:
@@ -281,12 +288,12 @@ class _Response:
     async def _commit(self, status: int) -> None:
         unit = self._unit
         writes = unit.writes_anything
-        unit.close("its request failed" if status >= 400 else "its response has started")
+        unit.close("its request failed" if status >= 400 else "its response has started", commits=status < 400)
         if status < 400 and writes:
             try:
                 await unit.commit()
             except HeadwaterError as error:
-                self.refusal = error
+                self.refusal = self._request.context.when_claimed.get(_claimed(error), error)
                 raise _Refused from error
 
     async def _keep(self, message: Message) -> None:
@@ -324,6 +331,11 @@ def no_rerun(endpoint: Any) -> Any:
         raise DeclarationError("no_rerun decorates an endpoint", operation="declare endpoint")
     endpoint.__headwater_no_rerun__ = True
     return endpoint
+
+
+def _claimed(error: HeadwaterError) -> str:
+    """The scope of the claim that an error says is taken."""
+    return error.resource if isinstance(error, AlreadyClaimed) else ""
 
 
 def _check_single(headers: list[tuple[bytes, bytes]]) -> None:

@@ -10,6 +10,7 @@ from headwater.runtime.admin_base import About
 from headwater.runtime.admin_history import HistoryOperations
 from headwater.runtime.admin_keys import KeyOperations
 from headwater.runtime.admin_letters import LetterOperations
+from headwater.runtime.admin_objects import ObjectOperations
 from headwater.runtime.admin_queues import QueueOperations
 from headwater.runtime.admin_resources import ResourceOperations
 from headwater.runtime.admin_tables import TableOperations
@@ -18,7 +19,15 @@ from headwater.runtime.operations import Operation, operations_of
 __all__ = ["About", "Admin"]
 
 
-class Admin(ResourceOperations, QueueOperations, LetterOperations, TableOperations, HistoryOperations, KeyOperations):
+class Admin(
+    ResourceOperations,
+    QueueOperations,
+    LetterOperations,
+    TableOperations,
+    HistoryOperations,
+    KeyOperations,
+    ObjectOperations,
+):
     """Every operation, called by name (`call`) with JSON parameters, or directly as a method.
 
     Answers are JSON types. Raises what the engine raises, `UnknownResource` for names and ids that nothing has, and

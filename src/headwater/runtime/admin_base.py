@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from headwater.app import App
+from headwater.blobs import BlobStore, Uncommitted
 from headwater.catalog import Catalog, QueueSpec, TableSpec
 from headwater.clock import Clock, SystemClock, from_ms
 from headwater.codec import decode_json, encode_json
@@ -16,6 +17,7 @@ from headwater.events import Envelope
 from headwater.graph import build_graph
 from headwater.http.access import Access
 from headwater.http.limits import Limits
+from headwater.http.presigned import Presigner
 from headwater.runtime.webhooks import WebhookRules, Webhooks
 from headwater.system import System
 
@@ -51,11 +53,14 @@ class AdminBase:
         store: str = "",
         about: About | None = None,
         webhooks: WebhookRules | None = None,
+        blobs: BlobStore | None = None,
     ) -> None:
         self.engine = engine
         self.clock = clock or SystemClock()
         self.limits = Limits()
         self.supervisor = supervisor
+        self.uncommitted = supervisor.uncommitted if supervisor else Uncommitted()
+        self._blobs = blobs
         self.store = store
         self.about = about
         self.stand_in: App[None] = App("admin")
@@ -72,6 +77,22 @@ class AdminBase:
         if self.supervisor is None:
             raise DeclarationError("no server runs", operation="admin")
         return self.supervisor.access
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Where the bytes of objects are; raises `DeclarationError` when that was not said."""
+        if self.supervisor is not None:
+            return self.supervisor.blobs
+        if self._blobs is None:
+            raise DeclarationError("no place for objects is given", operation="admin")
+        return self._blobs
+
+    @property
+    def presigner(self) -> Presigner:
+        """The running server's; raises `DeclarationError` without one."""
+        if self.supervisor is None:
+            raise DeclarationError("no server runs", operation="admin")
+        return self.supervisor.presigner
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         return None, None

@@ -42,12 +42,17 @@ class ResourceOperations(AdminBase):
 
     @operation()
     async def resources(self) -> dict[str, Any]:
-        """Everything that the store's apps declare: tables, topics, queues with their depths, routes, subscriptions."""
+        """All that the store's apps declare: tables, buckets, topics, queues with depths, routes, subscriptions."""
         catalog = await self.engine.catalog()
         routes = [msgspec.to_builtins(route) for route in catalog.routes]
         return {
             "apps": _apps(catalog),
-            "tables": [_table_json(spec) for name, spec in sorted(catalog.tables.items()) if not _is_own(name)],
+            "tables": [
+                _table_json(spec)
+                for name, spec in sorted(catalog.tables.items())
+                if not _is_own(name) and not spec.bucket
+            ],
+            "buckets": _buckets(catalog),
             "topics": [{"name": name} for name in sorted(catalog.topics) if not _is_own(name)],
             "queues": await self._queues(),
             "routes": [route for route in routes if not route["id"]],
@@ -105,7 +110,17 @@ def _is_own(resource: str) -> bool:
     return resource.startswith(f"{NAME}/")
 
 
+def _buckets(catalog: Catalog) -> list[dict[str, Any]]:
+    """The buckets, each told by the table of its objects."""
+    tables = catalog.tables
+    named = sorted(name for name, spec in tables.items() if spec.bucket and "." not in name)
+    return [
+        {"name": name, "versions": f"{name}.versions" in tables, "expire_ms": tables[name].ttl_ms} for name in named
+    ]
+
+
 def _table_json(spec: TableSpec) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.to_builtins(spec)
+    del shown["bucket"]
     shown["key"] = [part for part in (shown.pop("partition"), shown.pop("sort")) if part]
     return shown

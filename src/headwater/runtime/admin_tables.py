@@ -83,6 +83,12 @@ class TableOperations(AdminBase):
         checked = rows.key(*_typed(rows.spec, key))
         return {"changes": [event_json(event) for event in await self.engine.history(table, checked, limit)]}
 
+    @operation()
+    async def loads(self, *, table: Name, scope: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+        """The bulk loads of a table, newest first; of one scope when it is given."""
+        rows = await self._table(table)
+        return {"loads": [msgspec.to_builtins(summary) for summary in await rows.loads(scope, limit=limit)]}
+
     async def _table(self, name: str) -> Table[dict[str, Any]]:
         """A stand-in for the declared table, without its model: documents are shown as they are stored."""
         spec = await self.table_spec(name)

@@ -1,4 +1,4 @@
-"""The janitor: expiry, retention and the history's size, in small slices between the work of others."""
+"""The janitor: expiry, retention, the history's size, blobs without a record; in slices between the work of others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import structlog
 from headwater.clock import Clock
 from headwater.engine import Engine
 from headwater.errors import StoreError, StoreFull
+from headwater.runtime.garbage import Garbage
 
 SLICE = 500
 PERIOD_S = 1.0
@@ -19,6 +20,7 @@ class Janitor:
     """`run()` until cancelled; `tick()` does what is due now."""
 
     def __init__(self, engine: Engine, clock: Clock, history_ms: int = HISTORY_MS, most: int = HISTORY_EVENTS) -> None:
+        self.garbage: Garbage | None = None
         self._engine = engine
         self._clock = clock
         self._history_ms = history_ms
@@ -41,7 +43,14 @@ class Janitor:
         while True:
             removed = await self._engine.expire_records(SLICE)
             removed += await self._engine.expire_messages(SLICE)
+            removed += await self._engine.sweep_loads(SLICE)
             removed += await self._engine.sweep(self._history_ms, SLICE, most=self._most)
             total += removed
             if removed < SLICE:
-                return total
+                break
+        if self.garbage is not None:
+            try:
+                total += await self.garbage.collect()
+            except StoreError as error:
+                log.warning("blobs could not be looked through", error=str(error))
+        return total

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from headwater.errors import StoreError
 
@@ -42,6 +44,10 @@ class Seal:
             return AESGCM(self._load()).decrypt(raw[:_NONCE], raw[_NONCE:], purpose.encode()).decode()
         except InvalidTag:
             raise self._error("it was sealed with another key, or altered") from None
+
+    def derive(self, purpose: str, *, make: bool) -> bytes:
+        """A secret of 32 bytes for a purpose of its own, the same every time. Raises `StoreError` as `open` does."""
+        return HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(self._load(make=make))
 
     def _load(self, *, make: bool = False) -> bytes:
         if not self._key:

@@ -29,6 +29,7 @@ from headwater.errors import DeclarationError
 from headwater.http.admin import make_admin
 from headwater.http.edge import Edge
 from headwater.http.front import RESERVED, Front, allow_origins
+from headwater.objects import make_blobs
 from headwater.runtime.admin import About, Admin
 from headwater.runtime.listener import Listener, PublicListener, bind, bind_locally
 from headwater.runtime.rules import access_rules, webhook_rules
@@ -79,6 +80,8 @@ class Server:
             rules=access_rules(config),
             webhooks=webhook_rules(config),
             limits=config.limits,
+            public_url=config.public_url,
+            blobs=make_blobs(config.objects_url),
         )
 
     def stop(self) -> None:

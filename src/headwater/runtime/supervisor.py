@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from headwater.app import App
+from headwater.blobs import BlobStore, Uncommitted
 from headwater.clock import Clock
 from headwater.engine import Engine
 from headwater.errors import DeclarationError, StoreError
@@ -22,8 +23,12 @@ from headwater.graph import Graph, build_graph, check_features, check_sources
 from headwater.http.access import Access, AccessRules
 from headwater.http.lifespan import Lifespan
 from headwater.http.limits import Limits
+from headwater.http.presigned import Presigner
 from headwater.runtime.consumer import Consumer
+from headwater.runtime.drop_folder import DropFolder, drop_folders
+from headwater.runtime.garbage import Garbage
 from headwater.runtime.janitor import HISTORY_EVENTS, HISTORY_MS, Janitor
+from headwater.runtime.seal import Seal
 from headwater.runtime.webhooks import WebhookRules, Webhooks
 from headwater.system import System
 from headwater.transactions import end_waits, serve_waits
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 THREADS = 64
+_PRESIGNING = "presigned urls"
 SUSPECTS_PATIENCE_S = 0.05
 log = structlog.get_logger("headwater")
 
@@ -53,14 +59,20 @@ class Supervisor:
         rules: AccessRules | None = None,
         webhooks: WebhookRules | None = None,
         limits: Limits | None = None,
+        public_url: str = "",
+        blobs: BlobStore | None = None,
     ) -> None:
         self.engine = engine
         self.clock = clock
         self.limits = limits or Limits()
+        self.uncommitted = Uncommitted()
+        self._blobs = blobs
         self.system = System()
         self.access = Access(rules or AccessRules(), clock, keys=self.system, usage=self.system)
         self.graph: Graph = build_graph([*apps, self.system.app])
         self.webhooks = Webhooks(self.system, self.graph, webhooks, self.reach, consume=self._consume)
+        seal = Seal((webhooks or WebhookRules()).key_file)
+        self.presigner = Presigner(lambda make: seal.derive(_PRESIGNING, make=make), clock, public_url)
         self.consumers: dict[str, Consumer] = {}
         self.janitor = Janitor(engine, clock, history_ms, history_events)
         self.urls: dict[str, tuple[httpx.AsyncBaseTransport | None, str]] = dict(reach or {})
@@ -72,6 +84,13 @@ class Supervisor:
         self._lifespans: list[Lifespan] = []
         self._serving: asyncio.Task[None] | None = None
         self._consuming = False
+        self.drop_folders: list[DropFolder] = []
+
+    @property
+    def blobs(self) -> BlobStore:
+        if self._blobs is None:
+            raise DeclarationError("no place for objects is given", operation="use")
+        return self._blobs
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         return self.urls.get(app, (None, None))
@@ -93,6 +112,7 @@ class Supervisor:
         self.revision = await self.engine.install(self.graph.catalog)
         for app in self.graph.apps:
             app.bind(self)
+        await self._open_blobs()
         for app in self.graph.apps:
             _ = app.settings
             for webhook in app.webhooks.values():
@@ -106,6 +126,15 @@ class Supervisor:
         await self._report_orphans()
         for lifespan in self._lifespans:
             await lifespan.start()
+        self.drop_folders = [folder for app in self.graph.apps for folder in drop_folders(app, self.clock)]
+
+    async def _open_blobs(self) -> None:
+        """Take the place for objects, if there are buckets; from then on what nobody refers to is collected."""
+        declared = any(app.buckets for app in self.graph.apps)
+        stored = any(spec.bucket for spec in (await self.engine.catalog()).tables.values())
+        if declared or (stored and self._blobs is not None):
+            await self.blobs.open(await self.system.owner())
+            self.janitor.garbage = Garbage(self.engine, self.clock, self.blobs, self.uncommitted)
 
     def _check_plans(self, app: App[Any], http: FastAPI) -> None:
         from headwater.http.openapi import plans_named
@@ -135,6 +164,8 @@ class Supervisor:
         if self._keeps_up:
             self._upkeep = asyncio.create_task(self.janitor.run(), name="janitor")
             self._metering = asyncio.create_task(self.access.meter.run(self.clock.sleep), name="metering")
+            for folder in self.drop_folders:
+                folder.start()
 
     async def _consume(self, queue: str) -> None:
         """Have a consumer for a queue, also for one that is declared while the server runs."""
@@ -178,6 +209,7 @@ class Supervisor:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+        await asyncio.gather(*(folder.stop() for folder in self.drop_folders))
 
     async def _close(self) -> None:
         for lifespan in reversed(self._lifespans):
@@ -190,6 +222,8 @@ class Supervisor:
         end_waits(asyncio.get_running_loop())
         await self.access.close()
         await self.webhooks.outbound.close()
+        if self._blobs is not None:
+            await self._blobs.close()
         await self.engine.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -19,10 +19,11 @@ from headwater.codec import decode_json
 from headwater.engine import AlreadyClaimed
 from headwater.engines.sqlite import documents
 from headwater.engines.sqlite.database import Row, checksum, select_rows, verify
+from headwater.engines.sqlite.pending import Pending, Slot, Staged, Stored
 from headwater.engines.sqlite.state import Entry, Head, Lease, State, decode_envelope, encode_envelope
 from headwater.errors import Conflict, HeadwaterError, LeaseLost, QueueFull, UnknownResource
 from headwater.events import INSERTED, MAX_DEPTH, MODIFIED, REMOVED, Envelope, Key
-from headwater.unit import Commit, Committed, Emit, Settle, Write
+from headwater.unit import Commit, Committed, Emit, Flip, Settle, Write
 
 DEDUPLICATION_MS = 5 * 60_000
 _RECORDS = (
@@ -34,16 +35,6 @@ _CLAIMS = (
     " FROM k CROSS JOIN claim ON scope = s AND id = i"
 )
 _DEAD = "WITH k(i) AS (VALUES {keys}) SELECT id, queue, event_id, envelope, crc, grp FROM k CROSS JOIN dead ON id = i"
-Slot = tuple[int, str, str | int]
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """A record as the batch sees it."""
-
-    version: str
-    body: bytes
-    expires_ms: int | None
-    schema: int
 
 
 class _Plan:
@@ -80,9 +71,12 @@ class Batch:
         self.buried: list[Row] = []
         self.redriven: dict[int, int] = {}
         self.added: dict[int, int] = {}
+        self.pending: Pending | None = None
+        """Only while a load is flipped."""
 
     def prefetch(self, commits: list[Commit]) -> None:
         records: set[Slot] = set()
+        flips: list[Flip] = []
         claims: set[tuple[str, str]] = set()
         dead: set[tuple[int]] = set()
         ids = self.state.ids
@@ -98,8 +92,12 @@ class Batch:
                     claims.add(_dedup(emit))
             for redrive in commit.redrives:
                 dead.add((redrive.id,))
+            flips += commit.flips
         if records:
             self._prefetch_records(list(records))
+        if flips or self.state.merging:
+            self.pending = Pending(self.state, self.connection)
+            self.pending.prefetch(records, flips)
         if claims:
             rows = select_rows(self.connection, _CLAIMS, list(claims))
             self.claims = {(scope, id): (expires, result) for scope, id, expires, result in rows}
@@ -114,10 +112,15 @@ class Batch:
 
     def apply(self, commit: Commit) -> Committed | HeadwaterError:
         """Adopt the commit into the batch, or return why it is refused."""
+        merging = self.pending.merging if self.pending else None
         try:
             plan = self._plan(commit)
         except HeadwaterError as error:
+            if self.pending and merging is not None:
+                self.pending.merging = merging
             return error
+        if self.pending:
+            self.pending.adopt_flips(commit)
         for slot, write, old, new in plan.records:
             self._adopt_record(commit, slot, write, old, new)
         for emit in plan.emits:
@@ -152,6 +155,8 @@ class Batch:
             taken = self.claims.get((claim.scope, claim.id))
             if taken and taken[0] > self.now_ms:
                 raise AlreadyClaimed(claim.scope, claim.id, taken[1])
+        if self.pending and commit.flips:
+            self.pending.plan_flips(commit)
         if commit.writes:
             plan.records = [self._plan_record(write) for write in commit.writes]
         if commit.emits:
@@ -175,7 +180,12 @@ class Batch:
         return self.state.ids[table]
 
     def _present(self, slot: Slot) -> Stored | None:
-        record = self.records[slot]
+        record = self._unexpired(self.records[slot])
+        if self.pending and (staged := self.pending.of(slot)):
+            return self._unexpired(staged.over(record))
+        return record
+
+    def _unexpired(self, record: Stored | None) -> Stored | None:
         if record and record.expires_ms is not None and record.expires_ms <= self.now_ms:
             return None
         return record
@@ -183,6 +193,8 @@ class Batch:
     def _after(self, write: Write, old: Stored | None) -> Stored | None:
         spec = self.state.tables[write.table]
         body = write.body
+        if write.staged:
+            return None
         if write.blind or write.merges:
             base = (old.body if old else None) if write.blind else body
             body = documents.merged(spec, write, base)
@@ -243,6 +255,10 @@ class Batch:
 
     def _adopt_record(self, commit: Commit, slot: Slot, write: Write, old: Stored | None, new: Stored | None) -> None:
         spec = self.state.tables[write.table]
+        if self.pending and (staged := self.pending.of(slot)):
+            self._move_into_place(commit, slot, write, staged)
+        if write.staged:
+            return
         stale = self.records[slot]
         if stale is not None and old is None and not write.expired:
             self._emit_change(commit, write, stale, None, expired=True)
@@ -259,6 +275,15 @@ class Batch:
         self._move_entries(spec, slot, stale, new)
         if (old or new) and (old is None or new is None or old.body != new.body):
             self._emit_change(commit, write, old, new, expired=write.expired)
+
+    def _move_into_place(self, commit: Commit, slot: Slot, write: Write, staged: Staged) -> None:
+        """What a load changed for the key comes before anything that is done to it now."""
+        assert self.pending is not None
+        spec, old = self.state.tables[write.table], self._unexpired(self.records[slot])
+        if spec.indexes and staged.body is not None:
+            self.pending.leave_index(slot[0], entry_rows(spec, self.state.ids, write.key, staged.body))
+        moved = Write(write.table, write.key, staged.version, origin=self.pending.move(slot))
+        self._adopt_record(commit, slot, moved, old, staged.over(old))
 
     def _move_entries(self, spec: TableSpec, slot: Slot, old: Stored | None, new: Stored | None) -> None:
         if not spec.indexes:

@@ -18,6 +18,7 @@ from headwater.engine import Features
 from headwater.engines.sqlite.batch import entry_rows
 from headwater.engines.sqlite.board import Board, Place, Standing, read_board
 from headwater.engines.sqlite.database import (
+    Row,
     check_format,
     checksum,
     close_cleanly,
@@ -29,8 +30,8 @@ from headwater.engines.sqlite.database import (
     translate,
     translate_os,
 )
+from headwater.engines.sqlite.staging import Loads
 from headwater.engines.sqlite.state import State
-from headwater.engines.sqlite.upkeep import Upkeep
 from headwater.engines.sqlite.writer import Writer
 from headwater.errors import DeclarationError, HeadwaterError, StoreDamaged, StoreError, StoreLocked
 from headwater.unit import Commit, Committed
@@ -38,7 +39,7 @@ from headwater.unit import Commit, Committed
 MAX_OPERATIONS = 10_000
 
 
-class SqliteEngine(Upkeep):
+class SqliteEngine(Loads):
     """One store in one folder. `synchronous` and `vfs` are for tests of durability."""
 
     features = Features(engine="sqlite", max_unit_operations=MAX_OPERATIONS, single_process=True)
@@ -107,6 +108,7 @@ class SqliteEngine(Upkeep):
         self._connection = open_writer(path, synchronous=self._synchronous, vfs=self._vfs, create=not standing.store)
         self.state.load(self._connection)
         self._compare(standing)
+        self._prepare_loads(self._connection)
         self._recover(self._connection, standing.running)
         self.board = Board(self.folder / "board")
         self.board.reset(self.state.head.store, self.state.head.commit_no)
@@ -306,6 +308,7 @@ class SqliteEngine(Upkeep):
             ("record", "pk", "body"),
             ("event", "id", "envelope"),
             ("dead", "id", "envelope"),
+            ("staged", "pk", "body"),
         ):
             for name, content, crc in self.reader.execute(f"SELECT {label}, {body}, crc FROM {table}"):
                 if checksum(content) != crc:
@@ -337,14 +340,21 @@ def _build_indexes(connection: apsw.Connection, state: State, before: TableSpec 
     if not wanted or before is None:
         return
     partial = msgspec.structs.replace(spec, indexes=tuple(wanted))
-    table, after = state.ids[spec.name], ("", "")
-    while rows := fetch(
-        connection,
-        "SELECT pk, sk, body FROM record WHERE tbl = ? AND (pk, sk) > (?, ?) ORDER BY pk, sk LIMIT 1000",
-        (table, *after),
-    ):
-        for pk, sk, body in rows:
-            insert_rows(connection, "REPLACE INTO entry", entry_rows(partial, state.ids, (pk, sk), body))
+    table = state.ids[spec.name]
+    for pk, sk, body in _rows(connection, "record", "tbl", table):
+        insert_rows(connection, "REPLACE INTO entry", entry_rows(partial, state.ids, (pk, sk), body))
+    for (load,) in fetch(connection, "SELECT id FROM load WHERE tbl = ? AND state = 1", (table,)):
+        for pk, sk, body in _rows(connection, "staged", "load", load):
+            entries = [] if body is None else entry_rows(partial, state.ids, (pk, sk), body)
+            insert_rows(connection, "REPLACE INTO staged_entry", [(load, *entry) for entry in entries])
+
+
+def _rows(connection: apsw.Connection, table: str, column: str, number: int) -> Iterator[Row]:
+    """All rows of a table or load, a page at a time."""
+    after: Row = ("", "")
+    statement = f"SELECT pk, sk, body FROM {table} WHERE {column} = ? AND (pk, sk) > (?, ?) ORDER BY pk, sk LIMIT 1000"
+    while rows := fetch(connection, statement, (number, *after)):
+        yield from rows
         after = rows[-1][:2]
 
 

@@ -6,9 +6,11 @@ from array import array
 from collections import defaultdict
 
 import apsw
+import msgspec
 
-from headwater.engines.sqlite.batch import Batch, Slot
+from headwater.engines.sqlite.batch import Batch
 from headwater.engines.sqlite.database import Row, checksum, insert_rows, select_rows
+from headwater.engines.sqlite.pending import Pending, Slot
 
 
 def write_batch(connection: apsw.Connection, batch: Batch) -> None:
@@ -20,6 +22,8 @@ def write_batch(connection: apsw.Connection, batch: Batch) -> None:
     )
     if batch.dirty:
         _write_records(connection, batch)
+    if batch.pending:
+        _write_loads(connection, batch.pending)
     if batch.events:
         insert_rows(connection, "INSERT INTO event", batch.events)
     if batch.messages:
@@ -41,6 +45,24 @@ def write_batch(connection: apsw.Connection, batch: Batch) -> None:
         connection.execute("DELETE FROM dead WHERE id IN carray(?)", (apsw.carray(array("q", list(batch.redriven))),))
 
 
+def _write_loads(connection: apsw.Connection, pending: Pending) -> None:
+    for tbl, flip in pending.flipped:
+        origin = msgspec.msgpack.encode(pending.merging[tbl].origin)
+        connection.execute("UPDATE load SET state = 1, origin = ? WHERE id = ?", (origin, flip.load))
+        connection.execute("REPLACE INTO generation VALUES (?, ?, ?)", (tbl, flip.scope, flip.load))
+    if pending.moved:
+        select_rows(connection, "DELETE FROM staged WHERE (load, pk, sk) IN (VALUES {keys})", pending.moved)
+    if pending.entries:
+        columns = "(load, idx, partition, sort, pk, sk)"
+        select_rows(connection, f"DELETE FROM staged_entry WHERE {columns} IN (VALUES {{keys}})", pending.entries)
+    joined = [(*key, *member) for key, member in pending.members.items() if member]
+    left = [key for key, member in pending.members.items() if member is None]
+    if joined:
+        insert_rows(connection, "REPLACE INTO member", joined)
+    if left:
+        select_rows(connection, "DELETE FROM member WHERE (tbl, scope, pk, sk) IN (VALUES {keys})", left)
+
+
 def _write_records(connection: apsw.Connection, batch: Batch) -> None:
     present: list[Row] = []
     absent: list[Slot] = []
@@ -50,7 +72,7 @@ def _write_records(connection: apsw.Connection, batch: Batch) -> None:
             absent.append(slot)
         else:
             crc = checksum(record.body)
-            present.append((*slot, record.version, record.body, crc, record.schema, record.expires_ms))
+            present.append((*slot, record.version, crc, record.schema, record.expires_ms, record.body))
     if present:
         insert_rows(connection, "REPLACE INTO record", present)
     if absent:

@@ -11,14 +11,14 @@ import apsw
 import msgspec
 
 from headwater.catalog import Router, RouteSpec
-from headwater.engine import DeadLetter, QueueStats, Subscription, Waiting
+from headwater.engine import DeadLetter, Query, QueueStats, Subscription, Waiting
 from headwater.engines.sqlite.database import fetch, verify
 from headwater.engines.sqlite.deliveries import Deliveries
 from headwater.engines.sqlite.documents import subject
 from headwater.engines.sqlite.records import translated
 from headwater.engines.sqlite.state import Lease, decode_envelope
 from headwater.errors import DeclarationError, UnknownResource
-from headwater.events import INSERTED, Delivery, Envelope
+from headwater.events import INSERTED, Delivery, Envelope, KeyPart
 from headwater.ids import new_id
 from headwater.unit import Emit, new_commit
 
@@ -255,35 +255,30 @@ class Queues(Deliveries):
     async def replay(self, table: str, queue: str) -> int:
         """Slices of present rows, each one commit of direct sends in key order."""
         self.queue_number(queue)
-        number, total = self.table_number(table), 0
-        after: tuple[object, ...] = ("", "")
+        total = 0
+        after: tuple[KeyPart, ...] | None = None
         while True:
-            rows = fetch(
-                self.reader,
-                "SELECT pk, sk, version, body, schema FROM record WHERE tbl = ? AND (pk, sk) > (?, ?)"
-                " AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY pk, sk LIMIT ?",
-                (number, *after, self.present_ms(), _SLICE),
-            )
-            if not rows:
+            records = self._query(Query(table=table, after=after, limit=_SLICE)).records
+            if not records:
                 return total
             commit = new_commit()
-            for n, (pk, sk, version, body, schema) in enumerate(rows):
+            for n, record in enumerate(records):
                 event = Envelope(
                     id=f"{commit.id}-{n}",
                     source=table,
                     type=INSERTED,
-                    subject=subject((pk, sk)),
-                    data=body,
-                    key=(pk, sk),
-                    version=version,
+                    subject=subject(record.key),
+                    data=record.body,
+                    key=record.key,
+                    version=record.version,
                     attributes={"replayed": "true"},
                     trace=commit.trace,
-                    schema=schema,
+                    schema=record.schema,
                 )
                 commit.emits.append(Emit(event, queue=queue, group=event.subject))
             await self.writer.submit(commit)
-            total += len(rows)
-            after = (rows[-1][0], rows[-1][1])
+            total += len(records)
+            after = records[-1].key
             await asyncio.sleep(0)
 
 

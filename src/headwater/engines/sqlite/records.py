@@ -19,7 +19,9 @@ from headwater.events import Envelope, Key, KeyPart
 P = ParamSpec("P")
 R = TypeVar("R")
 _READ = "SELECT version, body, crc, schema, expires_ms FROM record WHERE tbl = ? AND pk = ? AND sk = ?"
+_READ_STAGED = "SELECT version, body, crc, schema, expires_ms FROM staged WHERE load = ? AND pk = ? AND sk = ?"
 _TRIED = "SELECT DISTINCT queue FROM attempt WHERE event_id = ?"
+_GONE: Row = ("", None, 0, 0, None)
 _DEAD = "SELECT queue, id, receives, reason FROM dead WHERE event_id = ?"
 _WAITING = "SELECT receives FROM message WHERE queue = ? AND position = ?"
 _EVENT = "SELECT seq, envelope, crc, messages FROM event"
@@ -47,11 +49,15 @@ class Records(Store):
 
     @translated("read")
     def _read(self, table: str, key: Key) -> Record | None:
-        rows = fetch(self.reader, _READ, (self.table_number(table), *key))
-        if not rows:
-            return None
-        version, body, crc, schema, expires_ms = rows[0]
-        if expires_ms is not None and expires_ms <= self.present_ms():
+        number = self.table_number(table)
+        merging = self.state.merging.get(number)
+        # Staged before record: a row that gets into place between the two look-ups is found by the second.
+        rows = fetch(self.reader, _READ_STAGED, (merging.load, *key)) if merging else []
+        if rows and rows[0][1] is None:
+            leaves_ms = rows[0][-1]
+            rows = [] if leaves_ms is not None and leaves_ms > self.present_ms() else [_GONE]
+        version, body, crc, schema, expires_ms = (rows or fetch(self.reader, _READ, (number, *key)) or [_GONE])[0]
+        if body is None or (expires_ms is not None and expires_ms <= self.present_ms()):
             return None
         verify(crc, lambda: f"{table} {key}", body)
         return Record(key, body, version, schema)
@@ -61,14 +67,23 @@ class Records(Store):
 
     @translated("query")
     def _query(self, query: Query) -> RecordPage:
-        statement, bindings = _by_index(self, query) if query.index else _by_key(self, query)
-        rows = fetch(self.reader, statement, bindings)
+        rows = self._rows(query)
         records = []
         for pk, sk, version, body, crc, schema, *_ in rows[: query.limit]:
             verify(crc, lambda: f"{query.table} {pk} {sk}", body)  # noqa: B023
             records.append(Record((pk, sk), body, version, schema))
         more = len(rows) > query.limit
         return RecordPage(records, _place(rows[query.limit - 1], query) if more else None)
+
+    def _rows(self, query: Query) -> list[Row]:
+        number = self.table_number(query.table)
+        while True:
+            merging = self.state.merging.get(number)
+            statement, bindings = (_by_index if query.index else _by_key)(self, query, merging.load if merging else 0)
+            rows = fetch(self.reader, statement, bindings)
+            # A flip between the look-up and the statement could have shown rows of both datasets.
+            if self.state.merging.get(number) is merging:
+                return rows
 
     async def history(self, table: str, key: Key, limit: int) -> list[Envelope]:
         return self._history(table, key, limit)
@@ -195,47 +210,62 @@ def _after_prefix(prefix: str) -> str | bytes:
     return kept[:-1] + chr(0xE000 if following == 0xD800 else following)
 
 
-def _finish(
-    query: Query, where: list[str], bindings: list[Any], order: tuple[str, ...], now_ms: int
-) -> tuple[str, list[Any]]:
-    if query.after is not None:
-        comparison = "<" if query.reverse else ">"
-        where.append(f"({', '.join(order)}) {comparison} ({', '.join('?' * len(order))})")
-        bindings += query.after
-    where.append("(r.expires_ms IS NULL OR r.expires_ms > ?)")
-    direction = " DESC" if query.reverse else ""
-    bindings += [now_ms, query.limit + 1]
-    by = ", ".join(column + direction for column in order)
-    return f" WHERE {' AND '.join(where)} ORDER BY {by} LIMIT ?", bindings
+_CONTENT = "r.version, r.body, r.crc, r.schema"
+_IN_FORCE = (
+    "NOT EXISTS (SELECT 1 FROM staged s WHERE s.load = ? AND s.pk = r.pk AND s.sk = r.sk"
+    " AND (s.body IS NOT NULL OR s.expires_ms IS NULL OR s.expires_ms <= ?))"
+)
+"""Of a record: no load has replaced, removed or expired it."""
 
 
-_FIELDS = "r.pk, r.sk, r.version, r.body, r.crc, r.schema"
+class _Reading:
+    """A query's conditions, the same on records and on staged rows, and its order."""
+
+    def __init__(self, query: Query, columns: tuple[str, ...], ordinals: tuple[int, ...], now_ms: int) -> None:
+        where, self.bindings = _bounds(query, columns[0], columns[1])
+        if query.after is not None:
+            comparison = "<" if query.reverse else ">"
+            where.append(f"({', '.join(columns)}) {comparison} ({', '.join('?' * len(columns))})")
+            self.bindings += query.after
+        where.append("(r.expires_ms IS NULL OR r.expires_ms > ?)")
+        self.bindings.append(now_ms)
+        self.where = " AND ".join(where)
+        direction = " DESC" if query.reverse else ""
+        self.tail = f" ORDER BY {', '.join(f'{ordinal}{direction}' for ordinal in ordinals)} LIMIT ?"
+        self.limit = query.limit + 1
 
 
-def _by_key(store: Store, query: Query) -> tuple[str, list[Any]]:
-    where, bindings = _bounds(query, "r.pk", "r.sk")
-    tail, values = _finish(
-        query,
-        ["r.tbl = ?", *where],
-        [store.table_number(query.table), *bindings],
-        ("r.pk", "r.sk"),
-        store.present_ms(),
+def _by_key(store: Store, query: Query, load: int = 0) -> tuple[str, list[Any]]:
+    table, now_ms = store.table_number(query.table), store.present_ms()
+    reading = _Reading(query, ("r.pk", "r.sk"), (1, 2), now_ms)
+    where, own = reading.where, reading.bindings
+    records = f"SELECT r.pk, r.sk, {_CONTENT}, NULL, NULL FROM record r WHERE r.tbl = ? AND {where}"
+    if not load:
+        return records + reading.tail, [table, *own, reading.limit]
+    staged = (
+        f"SELECT r.pk, r.sk, {_CONTENT}, NULL, NULL FROM staged r WHERE r.load = ? AND r.body IS NOT NULL AND {where}"
     )
-    return f"SELECT {_FIELDS}, NULL, NULL FROM record r{tail}", values
+    return (
+        f"{records} AND {_IN_FORCE} UNION ALL {staged}{reading.tail}",
+        [table, *own, load, now_ms, load, *own, reading.limit],
+    )
 
 
-def _by_index(store: Store, query: Query) -> tuple[str, list[Any]]:
-    table = store.table_number(query.table)
+def _by_index(store: Store, query: Query, load: int = 0) -> tuple[str, list[Any]]:
+    table, now_ms = store.table_number(query.table), store.present_ms()
     number = store.state.ids.get(f"{query.table}#{query.index}")
     if number is None:
         raise UnknownResource("the table has no such index", operation="query", resource=f"{query.table}#{query.index}")
-    where, bindings = _bounds(query, "e.partition", "e.sort")
-    tail, values = _finish(
-        query,
-        ["e.idx = ?", *where],
-        [table, number, *bindings],
-        ("e.partition", "e.sort", "e.pk", "e.sk"),
-        store.present_ms(),
+    reading = _Reading(query, ("e.partition", "e.sort", "e.pk", "e.sk"), (7, 8, 1, 2), now_ms)
+    where, own = reading.where, reading.bindings
+    fields = f"SELECT e.pk, e.sk, {_CONTENT}, e.partition, e.sort"
+    placed = "entry e CROSS JOIN record r ON r.tbl = ? AND r.pk = e.pk AND r.sk = e.sk"
+    records = f"{fields} FROM {placed} WHERE e.idx = ? AND {where}"
+    if not load:
+        return records + reading.tail, [table, number, *own, reading.limit]
+    waiting = "staged_entry e CROSS JOIN staged r ON r.load = e.load AND r.pk = e.pk AND r.sk = e.sk"
+    staged = f"{fields} FROM {waiting} WHERE e.load = ? AND e.idx = ? AND {where}"
+    return (
+        f"{records} AND {_IN_FORCE} UNION ALL {staged}{reading.tail}",
+        [table, number, *own, load, now_ms, load, number, *own, reading.limit],
     )
-    joined = "entry e CROSS JOIN record r ON r.tbl = ? AND r.pk = e.pk AND r.sk = e.sk"
-    return f"SELECT {_FIELDS}, e.partition, e.sort FROM {joined}{tail}", values

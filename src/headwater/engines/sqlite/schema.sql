@@ -19,15 +19,16 @@ CREATE TABLE subscription (id TEXT PRIMARY KEY, route BLOB NOT NULL) STRICT, WIT
 
 CREATE TABLE paused (queue INTEGER PRIMARY KEY) STRICT;
 
+-- The body comes last: what is before it is read without its overflow pages.
 CREATE TABLE record (
     tbl INTEGER NOT NULL,
     pk TEXT NOT NULL,
     sk ANY NOT NULL,
     version TEXT NOT NULL,
-    body BLOB NOT NULL,
     crc INTEGER NOT NULL,
     schema INTEGER NOT NULL,
     expires_ms INTEGER,
+    body BLOB NOT NULL,
     PRIMARY KEY (tbl, pk, sk)
 ) STRICT, WITHOUT ROWID;
 
@@ -114,3 +115,57 @@ CREATE TABLE claim (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX claim_expiry ON claim (expires_ms);
+
+-- Bulk loads on their way. state 0: being staged; 1: flipped, readers see its staged rows before records, and they are
+-- being moved there; 2: given up. origin is what its changes are caused by, set by the flip.
+CREATE TABLE load (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tbl INTEGER NOT NULL,
+    scope TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    origin BLOB
+) STRICT;
+
+-- The load that each scope was last flipped to.
+CREATE TABLE generation (
+    tbl INTEGER NOT NULL,
+    scope TEXT NOT NULL,
+    load INTEGER NOT NULL,
+    PRIMARY KEY (tbl, scope)
+) STRICT, WITHOUT ROWID;
+
+-- What a load changes. body NULL: the record goes; at expires_ms if that is set. digest NULL: the row leaves the scope.
+-- With a rowid, bodies are appended in the order in which they come.
+CREATE TABLE staged (
+    load INTEGER NOT NULL,
+    pk TEXT NOT NULL,
+    sk ANY NOT NULL,
+    version TEXT NOT NULL,
+    crc INTEGER NOT NULL,
+    schema INTEGER NOT NULL,
+    expires_ms INTEGER,
+    digest BLOB,
+    body BLOB,
+    PRIMARY KEY (load, pk, sk)
+) STRICT;
+
+CREATE TABLE staged_entry (
+    load INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    partition ANY NOT NULL,
+    sort ANY NOT NULL,
+    pk TEXT NOT NULL,
+    sk ANY NOT NULL,
+    PRIMARY KEY (load, idx, partition, sort, pk, sk)
+) STRICT, WITHOUT ROWID;
+
+-- The rows of each scope: the digest of what its last load wrote, and the version that the record got by it.
+CREATE TABLE member (
+    tbl INTEGER NOT NULL,
+    scope TEXT NOT NULL,
+    pk TEXT NOT NULL,
+    sk ANY NOT NULL,
+    digest BLOB NOT NULL,
+    version TEXT NOT NULL,
+    PRIMARY KEY (tbl, scope, pk, sk)
+) STRICT, WITHOUT ROWID;

@@ -11,6 +11,7 @@ import msgspec
 from headwater.catalog import Catalog, QueueSpec, Router, RouteSpec, TableSpec
 from headwater.engines.sqlite.database import fetch
 from headwater.events import Delivery, Envelope
+from headwater.unit import Origin
 
 encode_envelope = msgspec.msgpack.Encoder().encode
 decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
@@ -36,6 +37,14 @@ class Lease(msgspec.Struct, eq=False, gc=False):
     entry: Entry | None
     deadline: float
     refused: Entry | None = None
+
+
+class Merging(msgspec.Struct, frozen=True):
+    """A flipped load whose rows are not all in place yet: readers look at its staged rows first."""
+
+    load: int
+    scope: str
+    origin: Origin
 
 
 class Head(msgspec.Struct):
@@ -72,6 +81,7 @@ class State:
         self.paused: set[int] = set()
         self.counts: dict[int, Counts] = {}
         self.leases: dict[tuple[int, int], Lease] = {}
+        self.merging: dict[int, Merging] = {}
 
     def load(self, connection: apsw.Connection) -> None:
         """Read all of it from the store."""
@@ -88,6 +98,10 @@ class State:
             for id, body in fetch(connection, "SELECT id, route FROM subscription")
         }
         self.paused = {queue for (queue,) in fetch(connection, "SELECT queue FROM paused")}
+        self.merging = {
+            tbl: Merging(load, scope, msgspec.msgpack.decode(origin, type=Origin))
+            for load, tbl, scope, origin in fetch(connection, "SELECT id, tbl, scope, origin FROM load WHERE state = 1")
+        }
         self.compile()
         self.count(connection)
 

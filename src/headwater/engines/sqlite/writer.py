@@ -9,7 +9,8 @@ guilty one fails. A full disk refuses the batch with `StoreFull`. Any other I/O 
 unknown: the batch and all that follows get `CommitUnknown` until the store is opened anew. So does an error after
 the COMMIT, when what is in memory may have left the store behind.
 
-The WAL is moved into the database between batches: when the store is idle, or when it is long. A reader that is in
+The WAL is moved into the database between batches: when the store is idle, or when it is long; sooner while a load's
+rows are moved into place, which fills it so fast that others would wait for it too often. A reader that is in
 the way only defers that; the next try comes after `_IDLE_PAGES` more.
 """
 
@@ -34,7 +35,7 @@ from headwater.unit import Commit, Committed
 
 MAX_BATCH = 512
 _IDLE_S = 0.25
-_IDLE_PAGES, _FULL_PAGES = 1_000, 16_000
+_IDLE_PAGES, _LOADING_PAGES, _FULL_PAGES = 1_000, 4_000, 16_000
 Work = Callable[[apsw.Connection], Any]
 Adopt = Callable[[Any], None]
 Result = Committed | HeadwaterError
@@ -113,7 +114,7 @@ class Writer:
                 else:
                     self._run_task(*items[at])
                     at += 1
-            self._checkpoint(_FULL_PAGES)
+            self._checkpoint(_LOADING_PAGES if self._state.merging else _FULL_PAGES)
 
     def _take(self) -> list[Any] | None:
         """All that waits, at least one item; None after `stop`."""
@@ -192,6 +193,8 @@ class Writer:
             state.counts[row[0]].dead += 1
         for number in batch.redriven.values():
             state.counts[number].dead -= 1
+        if batch.pending:
+            state.merging = batch.pending.merging
 
     def _failed(self, error: Exception) -> HeadwaterError:
         """Roll back and say what it means for the callers."""

@@ -1,0 +1,111 @@
+"""Reading a file of rows: CSV, grouped into canonical documents, against plain polars."""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+from collections.abc import AsyncIterator
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import polars as pl
+from pydantic import BaseModel
+
+from bench.report import Report, Stopwatch, scratch, versions
+from headwater import csv
+
+_PIECE = 256 << 10
+_TITLES = ("Engineer", "Clerk", "Manager", "Analyst")
+
+
+class Employee(BaseModel):
+    employee: str
+    name: str
+    title: str
+    pay: int
+    since: date
+    office: str
+    active: bool
+
+
+class Row(Employee):
+    department: str
+
+
+class Department(BaseModel):
+    department: str
+    employees: list[Employee]
+
+
+def write_rows(path: Path, rows: int, departments: int) -> None:
+    """Eight columns, about 50 bytes a row, departments in random order."""
+    rng = random.Random(4)
+    with path.open("w") as file:
+        file.write("department,employee,name,title,pay,since,office,active\n")
+        for n in range(rows):
+            day = f"20{n % 24:02}-0{n % 9 + 1}-1{n % 9}"
+            file.write(
+                f"d{rng.randrange(departments):05},e{n:07},N{n % 9999},{_TITLES[n % 4]},{30_000 + n % 60_000},"
+                f"{day},R{n % 300},{'true' if n % 3 else 'false'}\n"
+            )
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def floor(path: Path) -> int:
+    """Read, group, encode, and nothing else: no model, no check, no canonical form."""
+    rows = pl.read_csv(path)
+    rest = [name for name in rows.columns if name != "department"]
+    groups = rows.group_by("department").agg(pl.struct(rest).alias("employees"))
+    bodies = groups.select(pl.struct("department", "employees").struct.json_encode().cast(pl.Binary)).to_series()
+    return sum(map(len, bodies.to_list()))
+
+
+async def reading(n: int = 1_000_000) -> Report:
+    """`n` rows of 20,000 departments (fewer for a small `n`) to documents; `rss_mb` is the peak of this process."""
+    departments = max(1, min(20_000, n // 50))
+    with scratch() as folder:
+        path = folder / "rows.csv"
+        write_rows(path, n, departments)
+        floor_s, seconds, documents, size = [], [], 0, 0
+        for _ in range(3):
+            documents = size = 0
+            with Stopwatch() as watch:
+                rows = csv.read(_pieces(path), Row).group(Department, by="department", into="employees")
+                async for batch in rows.documents("department"):
+                    documents += len(batch)
+                    size += sum(len(document.body) for document in batch)
+            seconds.append(watch.seconds)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            if n <= 2_000_000:
+                begun = time.perf_counter()
+                floor(path)
+                floor_s.append(time.perf_counter() - begun)
+            else:
+                break
+        file_mb = round(path.stat().st_size / 2**20, 1)
+    best, bound = min(seconds), min(floor_s, default=None)
+    return Report(
+        bench="reading",
+        engine="none",
+        durability="none",
+        n=n,
+        rate_s=round(n / best),
+        floor_s=round(n / bound) if bound else None,
+        ratio=round(bound / best, 3) if bound else None,
+        rss_mb=round(peak, 1),
+        details={
+            "seconds": round(best, 3),
+            "floor_seconds": round(bound, 3) if bound else None,
+            "file_mb": file_mb,
+            "documents": documents,
+            "document_mb": round(size / 2**20, 1),
+        },
+        versions={**versions(), "polars": version("polars")},
+    )

@@ -1,0 +1,358 @@
+"""Bulk loads: what a load changes is staged in slices, flipped by one commit, and moved into place in slices.
+
+A load is a row of `load`. While it is staged (state 0), each slice is a short transaction of its own between the
+batches, and nobody reads its rows. The commit that carries the `Flip` sets the state to 1, whatever the size: from
+then on `Merging` in memory makes every reader look at `staged` first (`records.py`, `pending.py`). `expand` moves
+staged rows to `record`, each slice one commit with its events; a row that somebody writes meanwhile is moved by that
+commit. When none is left the load's row goes. A load that ends otherwise is given up (state 2) and deleted in slices.
+
+`member` tells which rows a scope has, with the digest and version of what its last load wrote. A record that still has
+this version is compared by its digest, others by their bodies. It changes with the rows, when they get into place.
+
+Failures: a process that dies while staging leaves a load that nobody knows: all that are not flipped when a store is
+opened are abandoned. A flip is refused when its load was given up, so half of a load is never flipped.
+
+Scopes of one table are meant to share no keys: a load is compared with records, not with what another scope stages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apsw
+
+from headwater.catalog import TableSpec
+from headwater.engine import Differences, Document, Missing, Staging
+from headwater.engines.sqlite import documents as stored
+from headwater.engines.sqlite.batch import entry_rows
+from headwater.engines.sqlite.database import Row, checksum, fetch, insert_rows, select_rows, verify
+from headwater.engines.sqlite.records import translated
+from headwater.engines.sqlite.upkeep import Upkeep
+from headwater.errors import Conflict, InvalidValue, LoadRefused
+from headwater.events import Key
+from headwater.ids import new_id
+from headwater.unit import Commit, Flip, Write
+
+SLICE_ROWS, SLICE_BYTES = 128, 512 * 1024
+GIVEN_UP_S = 3600.0
+"""How long after its last slice a load that is neither flipped nor abandoned is taken for forgotten."""
+_MEMBERS = (
+    "WITH k(t, c, p, s) AS (VALUES {keys}) SELECT pk, sk, digest, version"
+    " FROM k CROSS JOIN member ON tbl = t AND scope = c AND pk = p AND sk = s"
+)
+_VERSIONS = (
+    "WITH k(t, p, s) AS (VALUES {keys}) SELECT pk, sk, version, schema, expires_ms"
+    " FROM k CROSS JOIN record ON tbl = t AND pk = p AND sk = s"
+)
+_BODIES = (
+    "WITH k(t, p, s) AS (VALUES {keys}) SELECT pk, sk, body, crc"
+    " FROM k CROSS JOIN record ON tbl = t AND pk = p AND sk = s"
+)
+_SEEN = "WITH k(p, s) AS (VALUES {keys}) SELECT pk, sk FROM k CROSS JOIN seen ON pk = p AND sk = s"
+MEMBERS_AFTER = "SELECT pk, sk FROM member WHERE tbl = ? AND scope = ? AND (pk, sk) > (?, ?) ORDER BY pk, sk LIMIT ?"
+STAND = (
+    "SELECT m.pk, m.sk, m.version IS r.version AND (r.expires_ms IS NULL OR r.expires_ms > ?) FROM member m"
+    " LEFT JOIN record r ON r.tbl = m.tbl AND r.pk = m.pk AND r.sk = m.sk"
+    " WHERE m.tbl = ? AND m.scope = ? AND (m.pk, m.sk) > (?, ?) ORDER BY m.pk, m.sk LIMIT ?"
+)
+NEXT_STAGED = "SELECT pk, sk, length(body) FROM staged WHERE load = ? ORDER BY pk, sk LIMIT ?"
+_PAGE = 1000
+_FIRST: tuple[str, str | int] = ("", "")
+
+
+class SqliteStaging:
+    """One load on its way (`engine.Staging`): compared on the event loop, written by the writer's thread."""
+
+    def __init__(self, loads: Loads, spec: TableSpec, flip: Flip) -> None:
+        self.flip = flip
+        self.staged = 0
+        self._loads = loads
+        self._spec = spec
+        self._table = loads.table_number(spec.name)
+        self._uid = new_id()
+        self._writing: asyncio.Future[Any] | None = None
+        self._seen = apsw.Connection("")  # temporary: beyond its cache it lies in a file that nobody else sees
+        self._seen.execute("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")
+        self._seen.execute("CREATE TABLE seen (pk TEXT, sk ANY, PRIMARY KEY (pk, sk)) STRICT, WITHOUT ROWID")
+
+    def close(self) -> None:
+        self._seen.close()
+
+    async def add(self, documents: Sequence[Document]) -> Differences:
+        total = Differences()
+        for at in range(0, len(documents), SLICE_ROWS):
+            differences, rows = self._compare(documents[at : at + SLICE_ROWS])
+            total += differences
+            for slice in _slices(rows):
+                await self._stage(slice)
+            await asyncio.sleep(0)
+        return total
+
+    @translated("load")
+    def _compare(self, documents: Sequence[Document]) -> tuple[Differences, list[Row]]:
+        """What differs, as rows of `staged`."""
+        self._see(documents)
+        reader, now_ms = self._loads.reader, self._loads.present_ms()
+        members = self._members([document.key for document in documents])
+        records = self._records([document.key for document in documents])
+        inserted = modified = 0
+        staged: list[tuple[Document, int | None]] = []
+        doubtful: list[tuple[Document, int | None]] = []
+        for document in documents:
+            key, expires_ms = document.key, stored.expiry(self._spec, document.body, now_ms)
+            if (record := records.get(key)) is None:
+                inserted += 1
+                staged.append((document, expires_ms))
+                continue
+            version, schema, expiring_ms = record
+            digest, written = members.get(key, (None, None))
+            if version != written:
+                doubtful.append((document, expires_ms))
+            elif digest != document.digest:
+                modified += 1
+                staged.append((document, expires_ms))
+            elif schema != self._spec.schema or expires_ms != expiring_ms:
+                staged.append((document, expires_ms))
+        if doubtful:
+            keys = [(self._table, *document.key) for document, _ in doubtful]
+            bodies = {}
+            for pk, sk, body, crc in select_rows(reader, _BODIES, keys):
+                verify(crc, lambda: f"{self._spec.name} {pk} {sk}", body)  # noqa: B023
+                bodies[pk, sk] = body
+            modified += sum(bodies.get(document.key) != document.body for document, _ in doubtful)
+        rows = [self._row(document, expires_ms) for document, expires_ms in (*staged, *doubtful)]
+        return Differences(inserted, modified, len(documents) - inserted - modified), rows
+
+    def _row(self, document: Document, expires_ms: int | None) -> Row:
+        body, (pk, sk) = document.body, document.key
+        return (pk, sk, checksum(body), self._spec.schema, expires_ms, document.digest, body)
+
+    def _see(self, documents: Sequence[Document]) -> None:
+        """Remember the keys, so that missing ones can be told."""
+        keys: list[Row] = [document.key for document in documents]
+        try:
+            with self._seen:
+                insert_rows(self._seen, "INSERT INTO seen", keys)
+        except apsw.ConstraintError:
+            known = set(select_rows(self._seen, _SEEN, keys))
+            twice = next((key for n, key in enumerate(keys) if key in keys[:n] or key in known), keys[0])
+            raise InvalidValue(
+                f"the load brings the key {_shown(twice)} twice",
+                operation="load",
+                resource=self._spec.name,
+                hint="group its rows, or remove the repeated ones",
+            ) from None
+
+    def _members(self, keys: Sequence[Key]) -> dict[Key, tuple[bytes | None, str | None]]:
+        places = [(self._table, self.flip.scope, *key) for key in keys]
+        rows = select_rows(self._loads.reader, _MEMBERS, places)
+        return {(pk, sk): (digest, version) for pk, sk, digest, version in rows}
+
+    def _records(self, keys: Sequence[Key]) -> dict[Key, tuple[str, int, int | None]]:
+        """Version, model version and expiry of those records that are there and not expired."""
+        now_ms = self._loads.present_ms()
+        rows = select_rows(self._loads.reader, _VERSIONS, [(self._table, *key) for key in keys])
+        return {
+            (pk, sk): (version, schema, expires_ms)
+            for pk, sk, version, schema, expires_ms in rows
+            if expires_ms is None or expires_ms > now_ms
+        }
+
+    async def _stage(self, rows: Sequence[Row]) -> None:
+        """Have a slice written, while the next one is compared."""
+        await self._written()
+        if not rows:
+            return
+        load, state = self.flip.load, self._loads.state
+        slice = []
+        entries: list[Row] = []
+        for pk, sk, *rest, body in rows:
+            slice.append((load, pk, sk, f"{self._uid}-{self.staged:08x}", *rest, body))
+            self.staged += 1
+            if body is not None and self._spec.indexes:
+                entries += [(load, *entry) for entry in entry_rows(self._spec, state.ids, (pk, sk), body)]
+
+        def work(connection: apsw.Connection) -> None:
+            if not fetch(connection, "SELECT 1 FROM load WHERE id = ? AND state = 0", (load,)):
+                raise Conflict("the load was given up", operation="load", resource=self._spec.name)
+            insert_rows(connection, "INSERT INTO staged", slice)
+            insert_rows(connection, "INSERT INTO staged_entry", entries)
+
+        self._loads.touch(load)
+        self._writing = self._loads.writer.run(work)
+
+    async def _written(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await asyncio.shield(writing)
+
+    async def finish(self, missing: Missing, grace_ms: int, max_removed: float) -> int:
+        vanished = 0
+        after: Row | None = _FIRST
+        leaves_ms = self._loads.present_ms() + grace_ms if missing == "expire" else None
+        most = math.inf if missing == "keep" else self._count_members() * max_removed + 1e-6
+        while after is not None:
+            absent, after = self._look_for_missing(after)
+            vanished += sum(record is not None for record in absent.values())
+            if vanished > most:
+                raise self._refused(vanished, max_removed)
+            if missing != "keep":
+                await self._stage([_leaving(key, record, leaves_ms) for key, record in absent.items()])
+            await asyncio.sleep(0)
+        await self._written()
+        return vanished
+
+    @translated("load")
+    def _look_for_missing(self, after: Row) -> tuple[dict[Key, tuple[str, int, int | None] | None], Row | None]:
+        """Of a page of the scope's members those that the load has not brought, with their records; the last one."""
+        keys = fetch(self._loads.reader, MEMBERS_AFTER, (self._table, self.flip.scope, *after, SLICE_ROWS))
+        brought = set(select_rows(self._seen, _SEEN, keys))
+        absent = [(pk, sk) for pk, sk in keys if (pk, sk) not in brought]
+        records = self._records(absent)
+        return {key: records.get(key) for key in absent}, keys[-1] if keys else None
+
+    @translated("load")
+    def _count_members(self) -> int:
+        counted = fetch(
+            self._loads.reader,
+            "SELECT count(*) FROM member WHERE tbl = ? AND scope = ?",
+            (self._table, self.flip.scope),
+        )
+        return int(counted[0][0])
+
+    def _refused(self, vanished: int, max_removed: float) -> LoadRefused:
+        return LoadRefused(
+            f"it would remove at least {vanished} of the {self._count_members()} rows of its scope,"
+            f" {max_removed:.4g} of them may go",
+            operation="load",
+            resource=f"{self._spec.name} {self.flip.scope}".rstrip(),
+            hint="look whether its source is whole; load it with a greater max_removed if it is",
+        )
+
+
+def _leaving(key: Row, record: tuple[str, int, int | None] | None, leaves_ms: int | None) -> Row:
+    """The staged row of a key that its load does not bring: the record goes now, or expires."""
+    if record is None:
+        leaves_ms = None
+    elif leaves_ms is not None and record[2] is not None:
+        leaves_ms = min(leaves_ms, record[2])
+    return (*key, 0, 1, leaves_ms, None, None)
+
+
+def _slices(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Rows of `staged` in slices of bounded size."""
+    begin = size = 0
+    for at, (*_, body) in enumerate(rows):
+        size += len(body)
+        if size > SLICE_BYTES and at > begin:
+            yield rows[begin:at]
+            begin, size = at, len(body)
+    if begin < len(rows):
+        yield rows[begin:]
+
+
+def _shown(key: Row) -> str:
+    return repr(key[0]) if key[1] == "" else repr(key)
+
+
+class Loads(Upkeep):
+    """Part of the engine (`engine.Loads`). `_staging`: when each load that is not flipped was last touched."""
+
+    def _prepare_loads(self, connection: apsw.Connection) -> None:
+        """All that is not flipped when the store is opened is abandoned."""
+        self._staging = {load: -math.inf for (load,) in fetch(connection, "SELECT id FROM load WHERE state != 1")}
+
+    def touch(self, load: int) -> None:
+        """The load is going on; one that was abandoned stays so."""
+        if self._staging.get(load, -math.inf) > -math.inf:
+            self._staging[load] = self.clock.monotonic()
+
+    async def begin_load(self, table: str, scope: str) -> Staging:
+        number = self.table_number(table)
+        while await self.expand(table):
+            pass
+
+        def work(connection: apsw.Connection) -> tuple[int, int]:
+            ((load,),) = fetch(
+                connection, "INSERT INTO load (tbl, scope, state) VALUES (?, ?, 0) RETURNING id", (number, scope)
+            )
+            last = fetch(connection, "SELECT load FROM generation WHERE tbl = ? AND scope = ?", (number, scope))
+            return load, last[0][0] if last else 0
+
+        load, after = await self.writer.run(work)
+        self._staging[load] = self.clock.monotonic()
+        return SqliteStaging(self, self.state.tables[table], Flip(table, scope, load, after))
+
+    async def unchanged_since_load(self, table: str, scope: str) -> bool:
+        place, after = (self.table_number(table), scope), _FIRST
+        while await self.expand(table):
+            pass
+        while rows := fetch(self.reader, STAND, (self.present_ms(), *place, *after, _PAGE)):
+            if not all(stands for _, _, stands in rows):
+                return False
+            after = rows[-1][:2]
+            await asyncio.sleep(0)
+        return True
+
+    async def expand(self, table: str) -> int:
+        merging = self.state.merging.get(self.table_number(table))
+        if merging is None:
+            return 0
+        commit = Commit(id=new_id())
+        commit.trace, size = merging.origin.trace, 0
+        for pk, sk, length in fetch(self.reader, NEXT_STAGED, (merging.load, SLICE_ROWS)):
+            size += length or 0
+            if commit.writes and size > SLICE_BYTES:
+                break
+            commit.writes.append(Write(table, (pk, sk), "", staged=True))
+        if commit.writes:
+            await self.writer.submit(commit)
+        else:
+            await self._end_load(merging.load)
+        return len(commit.writes)
+
+    async def _end_load(self, load: int) -> None:
+        """All rows are in place: those of a flipped load only become fewer."""
+
+        def work(connection: apsw.Connection) -> None:
+            connection.execute("DELETE FROM staged_entry WHERE load = ?", (load,))
+            connection.execute("DELETE FROM load WHERE id = ?", (load,))
+
+        def adopt(_: None) -> None:
+            self.state.merging = {tbl: x for tbl, x in self.state.merging.items() if x.load != load}
+
+        await self.writer.run(work, adopt)
+
+    def abandon(self, load: int) -> None:
+        if load in self._staging:
+            self._staging[load] = -math.inf
+
+    async def sweep_loads(self, limit: int) -> int:
+        oldest = self.clock.monotonic() - GIVEN_UP_S
+        given_up = next((load for load, touched in self._staging.items() if touched < oldest), None)
+        if given_up is None:
+            return 0
+        swept, more = await self.writer.run(lambda connection: _sweep(connection, given_up, limit))
+        if not more:
+            del self._staging[given_up]
+        return int(swept)
+
+
+def _sweep(connection: apsw.Connection, load: int, limit: int) -> tuple[int, bool]:
+    """Give a load up, unless it was flipped, and delete a slice of what it staged; (how much, is there more)."""
+    connection.execute("UPDATE load SET state = 2 WHERE id = ? AND state != 1", (load,))
+    if not connection.changes():
+        return 0, False
+    total = 0
+    for table, columns in (("staged", "load, pk, sk"), ("staged_entry", "load, idx, partition, sort, pk, sk")):
+        connection.execute(
+            f"DELETE FROM {table} WHERE ({columns}) IN (SELECT {columns} FROM {table} WHERE load = ? LIMIT ?)",
+            (load, limit - total),
+        )
+        total += connection.changes()
+    if total < limit:
+        connection.execute("DELETE FROM load WHERE id = ?", (load,))
+    return total, total == limit
