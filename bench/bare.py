@@ -76,7 +76,7 @@ class BareLoop:
             events.append((seq, id, id, 1, id if self._changes else None, 1_700_000_000_000, body, 0, f"1:{seq}"))
             messages.append((1, seq, seq, id if self._changes else None, 0, 0, 0, 1_700_000_000_000))
             if self._changes:
-                records.append((1, id, "", id, body, 0, 1, None))
+                records.append((1, id, "", id, 0, 1, None, body))
             fresh.append((seq, body, done))
         execute("BEGIN IMMEDIATE")
         if records:

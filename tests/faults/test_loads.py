@@ -16,7 +16,7 @@ from tests.faults import datasets
 from tests.faults.power_loss import RecordingVFS, images
 from tests.faults.processes import spawn
 
-IMAGES = 120
+IMAGES = 60
 POINTS = [
     *((phase, point, passes) for phase in ("staging", "expanding") for point in ("before-commit", "before-flush",
       "after-flush") for passes in (1, 3)),
