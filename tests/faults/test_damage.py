@@ -170,9 +170,19 @@ def test_a_store_of_a_newer_version_is_refused(crashed: Path, read_only: bool) -
     with_newer = apsw.Connection(str(crashed / "store.db"))
     with_newer.execute("UPDATE head SET format = format + 1")
     with_newer.close()
-    with pytest.raises(StoreTooNew, match="format 2") as refused:
+    with pytest.raises(StoreTooNew, match="format 3") as refused:
         asyncio.run(engine_at(crashed, read_only=read_only).open())
     assert "upgrade" in refused.value.hint
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_store_of_an_older_format_is_refused(crashed: Path, read_only: bool) -> None:
+    with_older = apsw.Connection(str(crashed / "store.db"))
+    with_older.execute("UPDATE head SET format = format - 1")
+    with_older.close()
+    with pytest.raises(StoreError, match="format 1, of a version before") as refused:
+        asyncio.run(engine_at(crashed, read_only=read_only).open())
+    assert "new store" in refused.value.hint
 
 
 async def make_haystack(folder: Path) -> None:

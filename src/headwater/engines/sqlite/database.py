@@ -15,7 +15,7 @@ import apsw
 from headwater.errors import HeadwaterError, StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
 from headwater.ids import new_id
 
-FORMAT = 1
+FORMAT = 2
 _CHUNKS = (*range(512, 64, -32), *range(64, 16, -8), *range(16, 0, -1))
 """How many rows a statement may have: few enough sizes that all stay prepared, close enough for one or two each."""
 Row = tuple[Any, ...]
@@ -79,7 +79,8 @@ def _missing(path: Path) -> StoreDamaged:
 
 
 def check_format(connection: apsw.Connection, path: Path) -> None:
-    """Raise `StoreTooNew` for a store of a newer version, `StoreDamaged` for one that has lost its head."""
+    """Raise `StoreTooNew` for a store of a newer version, `StoreError` for one of an older format, `StoreDamaged` for
+    one that has lost its head."""
     rows = fetch(connection, "SELECT format FROM head")
     if not rows:
         raise StoreDamaged("the store has no head", operation="open", resource=str(path), hint="restore a backup")
@@ -89,6 +90,13 @@ def check_format(connection: apsw.Connection, path: Path) -> None:
             operation="open",
             resource=str(path),
             hint="upgrade headwater, or restore a backup made before the newer version ran",
+        )
+    if rows[0][0] < FORMAT:
+        raise StoreError(
+            f"the store has format {rows[0][0]}, of a version before the first release; this one needs {FORMAT}",
+            operation="open",
+            resource=str(path),
+            hint="begin with a new store, or run the version that made it",
         )
 
 
