@@ -88,6 +88,9 @@ class VirtualClock:
         heapq.heappush(self._timers, (due_us, next(self._number), timer))
         return timer
 
+    def call_at(self, wall_ms: int, callback: Callable[[], None]) -> Timer:
+        return self.call_later((wall_ms - self.wall_ms()) / 1000, callback)
+
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
             await asyncio.sleep(0)
@@ -326,6 +329,7 @@ class Harness:
             await asyncio.sleep(0)
         consumers = self.supervisor.consumers
         busy = [queue for queue, consumer in consumers.items() if consumer.busy]
+        busy += [wakeups.name for wakeups in self.supervisor.wakeups if wakeups.busy]
         for stats in await self.supervisor.engine.stats():
             ready = stats.depth - stats.delayed - stats.in_flight
             if ready > 0 and not stats.paused and stats.queue in consumers and not await self._blocked(stats.queue):

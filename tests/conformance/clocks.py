@@ -38,6 +38,9 @@ class ManualClock:
         heapq.heappush(self._timers, (self._now + seconds, next(self._order), timer))
         return timer
 
+    def call_at(self, wall_ms: int, callback: Callable[[], None]) -> ManualTimer:
+        return self.call_later((wall_ms - self.wall) / 1000, callback)
+
     async def sleep(self, seconds: float) -> None:
         done = asyncio.Event()
         self.call_later(seconds, done.set)

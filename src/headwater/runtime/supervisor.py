@@ -29,6 +29,7 @@ from headwater.runtime.drop_folder import DropFolder, drop_folders
 from headwater.runtime.garbage import Garbage
 from headwater.runtime.janitor import HISTORY_EVENTS, HISTORY_MS, Janitor
 from headwater.runtime.seal import Seal
+from headwater.runtime.wakeups import Wakeups
 from headwater.runtime.webhooks import WebhookRules, Webhooks
 from headwater.system import System
 from headwater.transactions import end_waits, serve_waits
@@ -85,6 +86,7 @@ class Supervisor:
         self._serving: asyncio.Task[None] | None = None
         self._consuming = False
         self.drop_folders: list[DropFolder] = []
+        self.wakeups: list[Wakeups] = []
 
     @property
     def blobs(self) -> BlobStore:
@@ -161,6 +163,8 @@ class Supervisor:
         for consumer in self.consumers.values():
             consumer.start()
         self._consuming = True
+        for wakeups in self.wakeups:
+            wakeups.start()
         if self._keeps_up:
             self._upkeep = asyncio.create_task(self.janitor.run(), name="janitor")
             self._metering = asyncio.create_task(self.access.meter.run(self.clock.sleep), name="metering")
@@ -210,6 +214,7 @@ class Supervisor:
                 task.cancel()
                 await asyncio.wait([task])
         await asyncio.gather(*(folder.stop() for folder in self.drop_folders))
+        await asyncio.gather(*(wakeups.stop() for wakeups in self.wakeups))
 
     async def _close(self) -> None:
         for lifespan in reversed(self._lifespans):
