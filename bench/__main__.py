@@ -11,6 +11,7 @@ import msgspec
 import uvloop
 
 from bench.backlog import backlog
+from bench.dataset import dataset
 from bench.dataset_reading import reading
 from bench.fanout import fanout
 from bench.http import http
@@ -21,7 +22,7 @@ from bench.report import Report
 
 Bench = Callable[..., Awaitable[Report]]
 BENCHES: dict[str, Bench] = {
-    fn.__name__: fn for fn in (pipeline, changes, latency, fanout, backlog, http, intake, overload, reading)
+    fn.__name__: fn for fn in (pipeline, changes, latency, fanout, backlog, http, intake, overload, reading, dataset)
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import resource
 import time
 from collections.abc import AsyncIterator
 from datetime import date
@@ -13,7 +12,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel
 
-from bench.report import Report, Stopwatch, scratch, versions
+from bench.report import Report, Stopwatch, peak_mb, scratch, versions
 from headwater import csv
 
 _PIECE = 256 << 10
@@ -39,17 +38,25 @@ class Department(BaseModel):
     employees: list[Employee]
 
 
-def write_rows(path: Path, rows: int, departments: int) -> None:
-    """Eight columns, about 50 bytes a row, departments in random order."""
-    rng = random.Random(4)
+def write_rows(path: Path, rows: int, departments: int, *, changed_every: int = 0) -> set[str]:
+    """Eight columns, about 50 bytes a row, departments in random order.
+
+    With `changed_every` each so manieth row differs from the file without; the departments of these rows.
+    """
+    rng, touched = random.Random(4), set[str]()
     with path.open("w") as file:
         file.write("department,employee,name,title,pay,since,office,active\n")
         for n in range(rows):
             day = f"20{n % 24:02}-0{n % 9 + 1}-1{n % 9}"
+            department, pay = f"d{rng.randrange(departments):05}", 30_000 + n % 60_000
+            if changed_every and n % changed_every == 0:
+                touched.add(department)
+                pay += 1
             file.write(
-                f"d{rng.randrange(departments):05},e{n:07},N{n % 9999},{_TITLES[n % 4]},{30_000 + n % 60_000},"
-                f"{day},R{n % 300},{'true' if n % 3 else 'false'}\n"
+                f"{department},e{n:07},N{n % 9999},{_TITLES[n % 4]},{pay},{day},R{n % 300},"
+                f"{'true' if n % 3 else 'false'}\n"
             )
+    return touched
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
@@ -58,13 +65,13 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
             yield piece
 
 
-def floor(path: Path) -> int:
+def plain_documents(path: Path) -> list[bytes]:
     """Read, group, encode, and nothing else: no model, no check, no canonical form."""
     rows = pl.read_csv(path)
     rest = [name for name in rows.columns if name != "department"]
     groups = rows.group_by("department").agg(pl.struct(rest).alias("employees"))
     bodies = groups.select(pl.struct("department", "employees").struct.json_encode().cast(pl.Binary)).to_series()
-    return sum(map(len, bodies.to_list()))
+    return bodies.to_list()
 
 
 async def reading(n: int = 1_000_000) -> Report:
@@ -82,10 +89,10 @@ async def reading(n: int = 1_000_000) -> Report:
                     documents += len(batch)
                     size += sum(len(document.body) for document in batch)
             seconds.append(watch.seconds)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peak = peak_mb()
             if n <= 2_000_000:
                 begun = time.perf_counter()
-                floor(path)
+                plain_documents(path)
                 floor_s.append(time.perf_counter() - begun)
             else:
                 break
@@ -99,7 +106,7 @@ async def reading(n: int = 1_000_000) -> Report:
         rate_s=round(n / best),
         floor_s=round(n / bound) if bound else None,
         ratio=round(bound / best, 3) if bound else None,
-        rss_mb=round(peak, 1),
+        rss_mb=peak,
         details={
             "seconds": round(best, 3),
             "floor_seconds": round(bound, 3) if bound else None,

@@ -63,6 +63,11 @@ def resident_mb() -> float:
     return round(pages * resource.getpagesize() / 2**20, 1)
 
 
+def peak_mb() -> float:
+    """The most memory that this process has held."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
 class Stopwatch:
     """Wall and processor time of a `with` block."""
 

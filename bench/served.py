@@ -10,6 +10,7 @@ from typing import Any
 from headwater.app import App
 from headwater.clock import SystemClock
 from headwater.engines import make_engine
+from headwater.objects import make_blobs
 from headwater.runtime.server import tune_interpreter
 from headwater.runtime.supervisor import Supervisor
 
@@ -17,7 +18,8 @@ from headwater.runtime.supervisor import Supervisor
 @asynccontextmanager
 async def running(folder: Path, *apps: App[Any]) -> AsyncIterator[Supervisor]:
     clock = SystemClock()
-    supervisor = Supervisor(apps, make_engine(f"sqlite:{folder / 'store'}", clock=clock), clock)
+    engine = make_engine(f"sqlite:{folder / 'store'}", clock=clock)
+    supervisor = Supervisor(apps, engine, clock, blobs=make_blobs(str(folder / "objects")))
     await supervisor.start()
     await supervisor.serve()
     tune_interpreter()

@@ -18,6 +18,7 @@ SMALL = {
     "intake": 300,
     "overload": 300,
     "reading": 20_000,
+    "dataset": 20_000,
 }
 
 
