@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from enum import Enum, auto
 from typing import Any
 
 import pytest
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 from headwater.errors import DeclarationError
 from headwater.patterns import compile_pattern, explain, fields_of
 
-ABSENT = object()
+
+class Absent(Enum):
+    """No value at all, for a leaf that is not there."""
+
+    ABSENT = auto()
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = Absent.ABSENT
 
 # alternatives of one field, values of it that match, values that do not
 LEAVES: list[tuple[list[Any], list[Any], list[Any]]] = [
