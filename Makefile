@@ -1,6 +1,7 @@
 # Needs Python 3.11+ with pip, and make. `make PYTHON=python3.12 setup` picks another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= auto
 READY := .venv/.ready
 CODE := $(strip $(foreach folder,src apps bench tests tools,$(if $(shell find $(folder) -name '*.py' 2>/dev/null),$(folder))))
 LOCK_TOOL := pip-tools==7.6.2
@@ -32,8 +33,8 @@ $(READY): requirements-dev.txt pyproject.toml
 run: $(READY) ## Start the server and play the tour; ONCE=1 ends after it
 	@$(BIN)/headwater tour $(if $(ONCE),--once)
 
-test: $(READY) ## Run the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY) ## Run the whole test suite; JOBS=1 in one process
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 check: format-check lint types layers sizes docs ## Check format, lint, types, layers, sizes and docs
 

@@ -17,12 +17,14 @@ from bench.fanout import fanout
 from bench.http import http
 from bench.intake import intake, overload
 from bench.latency import latency
+from bench.operations import operations
 from bench.pipeline import changes, pipeline
 from bench.report import Report
 
 Bench = Callable[..., Awaitable[Report]]
 BENCHES: dict[str, Bench] = {
-    fn.__name__: fn for fn in (pipeline, changes, latency, fanout, backlog, http, intake, overload, reading, dataset)
+    fn.__name__: fn
+    for fn in (pipeline, changes, latency, fanout, backlog, http, intake, overload, reading, dataset, operations)
 }
 
 

@@ -1,10 +1,17 @@
-"""The catalog's model, table, topic, and the handler that announces each change."""
+"""The catalog's model, table, topic, the handler that announces each change, and who is told of dead letters."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings
 
-from headwater import App, Change
+from headwater import App, Change, email
+
+
+class Settings(BaseSettings):
+    """`team` is the mail address of those who look after the catalog; without one nobody is mailed."""
+
+    team: str = ""
 
 
 class Draft(BaseModel):
@@ -27,7 +34,7 @@ class ProductChanged(BaseModel):
     id: str
 
 
-app = App("catalog", http="apps.catalog.api")
+app = App("catalog", settings=Settings, http="apps.catalog.api")
 products = app.table("products", Product, key="id", indexes={"by-category": ("category", "name")})
 product_events = app.topic("product-events", ProductChanged)
 
@@ -35,3 +42,11 @@ product_events = app.topic("product-events", ProductChanged)
 @app.on(products)
 async def announce(change: Change[Product]) -> None:
     await product_events.publish(ProductChanged(id=change.data.id))
+
+
+alarms = app.foreign("headwater/alarms", dict)
+alarms.to(
+    email(app.late(lambda settings: settings.team), digest="15m"),
+    match={"name": ["dead-letters"], "resource": [{"prefix": "catalog/"}]},
+    group="resource",
+)

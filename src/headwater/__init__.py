@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headwater.alarms import AlarmState
     from headwater.app import App
     from headwater.buckets import Bucket
     from headwater.datasets import csv, jsonl, parquet
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
         HeadwaterError,
         InvalidValue,
         LeaseLost,
+        LoadRefused,
         QueueFull,
         Retry,
         StoreFull,
         TooLarge,
+        Undeliverable,
         UnitClosed,
         UnknownResource,
     )
@@ -32,14 +35,20 @@ if TYPE_CHECKING:
     from headwater.http.unit_layer import no_rerun
     from headwater.ids import new_id
     from headwater.late import Late
+    from headwater.mail import email
     from headwater.messaging import Queue, Topic
+    from headwater.metrics import Metric
     from headwater.object_listing import ObjectInfo
+    from headwater.operations.operation import Operation
+    from headwater.operations.tracked import ContractChange, Tracked
+    from headwater.schedules import Tick
     from headwater.services import Service
     from headwater.tables import Page, Stored, Table
     from headwater.transactions import attempt, step, wait
     from headwater.webhooks import verify_webhook, webhook
 
 _HOMES = {
+    "alarms": ("AlarmState",),
     "app": ("App",),
     "buckets": ("Bucket",),
     "datasets": ("csv", "jsonl", "parquet"),
@@ -51,10 +60,12 @@ _HOMES = {
         "HeadwaterError",
         "InvalidValue",
         "LeaseLost",
+        "LoadRefused",
         "QueueFull",
         "Retry",
         "StoreFull",
         "TooLarge",
+        "Undeliverable",
         "UnitClosed",
         "UnknownResource",
     ),
@@ -63,9 +74,14 @@ _HOMES = {
     "http.unit_layer": ("no_rerun",),
     "ids": ("new_id",),
     "late": ("Late",),
+    "mail": ("email",),
     "messaging": ("Queue", "Topic"),
+    "metrics": ("Metric",),
+    "schedules": ("Tick",),
     "services": ("Service",),
     "object_listing": ("ObjectInfo",),
+    "operations.operation": ("Operation",),
+    "operations.tracked": ("ContractChange", "Tracked"),
     "tables": ("Page", "Stored", "Table"),
     "transactions": ("attempt", "step", "wait"),
     "webhooks": ("verify_webhook", "webhook"),
@@ -73,6 +89,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AlarmState",
     "App",
     "Auth",
     "Bucket",
@@ -80,6 +97,7 @@ __all__ = [
     "Change",
     "ConditionFailed",
     "Conflict",
+    "ContractChange",
     "DeclarationError",
     "Discard",
     "Event",
@@ -88,8 +106,11 @@ __all__ = [
     "InvalidValue",
     "Late",
     "LeaseLost",
+    "LoadRefused",
+    "Metric",
     "Modified",
     "ObjectInfo",
+    "Operation",
     "Page",
     "Queue",
     "QueueFull",
@@ -99,13 +120,17 @@ __all__ = [
     "StoreFull",
     "Stored",
     "Table",
+    "Tick",
     "TooLarge",
     "Topic",
+    "Tracked",
+    "Undeliverable",
     "UnitClosed",
     "UnknownResource",
     "anyone",
     "attempt",
     "csv",
+    "email",
     "jsonl",
     "new_id",
     "no_rerun",

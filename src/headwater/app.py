@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Unpack, cast, overload
 
 import msgspec
 from pydantic import ValidationError
 from typing_extensions import TypeVar
 
+from headwater.alarms import AlarmSource, declare_alarm, find_metric
 from headwater.blobs import BlobStore, Uncommitted
 from headwater.buckets import MAX_SIZE, Bucket
 from headwater.catalog import Images, IndexSpec, QueueSpec, RouteSpec, TableSpec
 from headwater.clock import Clock
+from headwater.codec import stored_fields
 from headwater.decoding import Upgrade
 from headwater.durations import Duration, parse_duration, to_ms
 from headwater.engine import Engine
 from headwater.errors import DeclarationError
-from headwater.handlers import DEFAULT_CONCURRENCY, HandlerOptions, HandlerSpec, QueueOptions, Register, place_of
+from headwater.handlers import (
+    DEFAULT_CONCURRENCY,
+    HandlerOptions,
+    HandlerSpec,
+    QueueOptions,
+    Register,
+    check_handler,
+    place_of,
+    queue_spec,
+    runs_in_thread,
+)
 from headwater.http.declarations import (
     Exposure,
     Ingestion,
@@ -33,11 +45,17 @@ from headwater.http.declarations import (
     declare_objects,
 )
 from headwater.late import Late
+from headwater.mail import Email
 from headwater.messaging import Queue, Topic
+from headwater.metrics import Metric, MetricName, Recorder
+from headwater.operations.operation import Operation, OperationOptions, declare_operation
+from headwater.schedules import Schedule, ScheduleOptions, declare_schedule
 from headwater.services import Service
 from headwater.sources import Feed, Source, Target
 from headwater.tables import ChangeSource, Table
+from headwater.thresholds import Missing
 from headwater.transactions import transaction
+from headwater.tuning import condition_of
 from headwater.webhooks import Webhook
 
 if TYPE_CHECKING:
@@ -48,12 +66,17 @@ if TYPE_CHECKING:
     from headwater.http.limits import Limits
     from headwater.http.presigned import Presigner
     from headwater.http.require import Auth
+    from headwater.mail import Mailing
+    from headwater.tracing import Tracer
     from headwater.webhooks import Deliverer
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 E = TypeVar("E")
 V = TypeVar("V")
 S = TypeVar("S", default=None)
+D = TypeVar("D", Webhook, Email)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
@@ -63,6 +86,7 @@ class Binding(Protocol):
     engine: Engine
     clock: Clock
     limits: Limits
+    recorder: Recorder
     uncommitted: Uncommitted
 
     @property
@@ -76,6 +100,12 @@ class Binding(Protocol):
 
     @property
     def webhooks(self) -> Deliverer: ...
+
+    @property
+    def mail(self) -> Mailing: ...
+
+    @property
+    def tracer(self) -> Tracer: ...
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         """How to call the app of this name over HTTP: (transport or None for the network, base URL)."""
@@ -100,6 +130,8 @@ class App(Generic[S]):
         self.tables: dict[str, Table[Any]] = {}
         self.buckets: dict[str, Bucket] = {}
         self.topics: dict[str, Topic[Any]] = {}
+        self.alarms: dict[str, AlarmSource] = {}
+        self.schedules: dict[str, Schedule] = {}
         self.queues: dict[str, Queue[Any]] = {}
         self.services: dict[str, Service] = {}
         self.exposures: list[Exposure] = []
@@ -110,6 +142,8 @@ class App(Generic[S]):
         self.implied: dict[str, QueueSpec] = {}
         self.renamed: dict[str, str] = {}
         self.webhooks: dict[str, Webhook] = {}
+        self.operations: dict[str, Operation[Any, Any]] = {}
+        self.mails: dict[str, Email] = {}
         self._settings_class = settings
         self._settings: S | None = None
         self._http_module = http
@@ -188,7 +222,7 @@ class App(Generic[S]):
     def qualify(self, name: str, kind: str) -> str:
         _check_name(name, kind)
         full = f"{self.name}/{name}"
-        if full in self.tables or full in self.topics or full in self.queues or full in self.implied:
+        if any(full in taken for taken in (self.tables, self.topics, self.schedules, self.queues, self.implied)):
             raise DeclarationError("the name is taken", operation=f"declare {kind}", resource=full)
         return full
 
@@ -237,6 +271,7 @@ class App(Generic[S]):
             ttl=field,
             ttl_ms=age_ms,
             schema=version,
+            fields=stored_fields(model),
         )
         table = Table(self, spec, model, steps)
         table.check_fields()
@@ -272,8 +307,43 @@ class App(Generic[S]):
     def queue(self, name: str, model: type[Any] = dict, **options: Unpack[QueueOptions]) -> Queue[Any]:
         """Declare a queue; `app.on(queue)` declares its handler. For the options see `QueueOptions`."""
         full = self.qualify(name, "queue")
-        self.queues[full] = Queue(self, _queue_spec(full, options), model)
+        self.queues[full] = Queue(self, queue_spec(full, options), model)
         return self.queues[full]
+
+    def metric(self, name: MetricName, of: Queue[Any] | Callable[..., Any] | str = "") -> Metric:
+        """A metric for alarms: of a queue (or its name), a handler's function, "GET /path", or all endpoints."""
+        return find_metric(self, name, of)
+
+    def alarm(
+        self,
+        name: str,
+        metric: Metric,
+        *,
+        above: float | None = None,
+        below: float | None = None,
+        for_: Duration | None = None,
+        datapoints: tuple[int, int] | None = None,
+        missing: Missing = "ok",
+        notify: Target | None = None,
+    ) -> AlarmSource:
+        """Declare an alarm: a source whose events (`AlarmState`) are the changes of its state, looked at each minute.
+
+        It is raised when the metric is `above` (or `below`) in each minute of `for_`, by default one, or in m of the
+        last n for `datapoints=(m, n)`. A minute without data is `missing`: good ("ok"), breaching ("bad"), or neither,
+        so that alone it changes nothing ("ignore"). `notify` is routed to, like `alarm.to(notify)`.
+        """
+        condition = condition_of(name, above=above, below=below, for_=for_, datapoints=datapoints, missing=missing)
+        return declare_alarm(self, name, metric, condition, notify)
+
+    def schedule(self, when: str | timedelta | Late[Any], **options: Unpack[ScheduleOptions]) -> Schedule:
+        """Declare a source of ticks at the times that `when` names, in the zone `tz` (UTC).
+
+        `when` is a duration, five cron fields, or AWS's `rate(…)`, `cron(…)`, `at(…)`; the options are told in
+        `ScheduleOptions`. Without `name` one is made of the expression.
+        """
+        schedule = declare_schedule(self, when, options)
+        self.schedules[schedule.name] = schedule
+        return schedule
 
     def foreign(self, name: str, model: type[T]) -> Topic[T]:
         """Another app's topic ("app/topic"), to route from; unknown names are refused at start."""
@@ -285,6 +355,12 @@ class App(Generic[S]):
         """Declare a service to call; without a base URL it is the app of that name."""
         self.services[name] = Service(self, name, base_url)
         return self.services[name]
+
+    def operation(
+        self, name: str, request: type[Q], answer: type[A], **options: Unpack[OperationOptions]
+    ) -> Operation[Q, A]:
+        """Declare a tracked operation: work that a third party does in its own time; see `OperationOptions`."""
+        return declare_operation(self, name, request, answer, options)
 
     @overload
     def expose(
@@ -350,22 +426,24 @@ class App(Generic[S]):
 
     def add_route(self, route: RouteSpec, target: Target) -> None:
         if isinstance(target, Webhook):
-            route = msgspec.structs.replace(route, target=self._add_webhook(target))
+            route = msgspec.structs.replace(route, target=self._add_delivering(target, self.webhooks))
+        elif isinstance(target, Email):
+            route = msgspec.structs.replace(route, target=self._add_delivering(target, self.mails))
         elif not isinstance(target, Queue | Topic) or (isinstance(target, Topic) and target.foreign):
             raise DeclarationError(
-                "a route ends at a queue, at one of the app's own topics or at a webhook",
+                "a route ends at a queue, at one of the app's own topics, at a webhook or at mail addresses",
                 operation="route",
                 resource=route.source,
             )
         self.routes.append(route)
 
-    def _add_webhook(self, target: Webhook) -> str:
-        """The webhook's queue, declared with its handler by the first route to it."""
+    def _add_delivering(self, target: D, declared: dict[str, D]) -> str:
+        """The target's queue, declared with Headwater's handler by the first route to it."""
         full = f"{self.name}/{target.name}"
-        if self.webhooks.get(full) is not target:
-            self.qualify(target.name, "webhook")
-            self.webhooks[full] = target
-            self.implied[full] = _queue_spec(full, target.options)
+        if declared.get(full) != target:
+            self.qualify(target.name, "target")
+            declared[full] = target
+            self.implied[full] = queue_spec(full, target.options)
             self.handlers[full] = target.handler(self, full)
         return full
 
@@ -416,7 +494,7 @@ class App(Generic[S]):
         when: Callable[[Any], bool] | None,
         options: HandlerOptions,
     ) -> None:
-        _check_handler(fn, batch, options)
+        check_handler(fn, batch, options)
         name = options.get("name") or getattr(fn, "__name__", "handler").replace("_", "-")
         queue = self._consume(feed, name, options) if isinstance(feed, Source) else self._consume_queue(feed, options)
         place = place_of(fn)
@@ -436,7 +514,7 @@ class App(Generic[S]):
             batch=batch,
             concurrency=options.get("concurrency", DEFAULT_CONCURRENCY),
             timeout_s=None if timeout is None else parse_duration(timeout).total_seconds(),
-            in_thread=_in_thread(fn, options),
+            in_thread=runs_in_thread(fn, options),
             when=_checked_predicate(feed, when),
             place=place,
         )
@@ -450,7 +528,7 @@ class App(Generic[S]):
             new=options.get("new"),
             group=options.get("group", ""),
         )
-        self.implied[full] = _queue_spec(full, options)
+        self.implied[full] = queue_spec(full, options)
         self.routes.append(route)
         if was := options.get("was"):
             self.renamed[f"{self.name}/{was}"] = full
@@ -493,50 +571,9 @@ def _expiry(ttl: Duration) -> tuple[str, int]:
     return "", to_ms(ttl)
 
 
-def _queue_spec(name: str, options: Mapping[str, Any]) -> QueueSpec:
-    times = {"delay": "delay_ms", "visibility": "visibility_ms", "retention": "retention_ms", "backoff": "backoff_ms"}
-    fields: dict[str, Any] = {field: to_ms(options[option]) for option, field in times.items() if option in options}
-    plain: Sequence[str] = ("max_receives", "max_depth", "fifo")
-    fields.update({option: options[option] for option in plain if option in options})
-    if fields.get("max_receives", 1) < 1:
-        raise DeclarationError("max_receives must be at least 1", operation="declare queue", resource=name)
-    if fields.get("visibility_ms", 1) < 1:
-        raise DeclarationError("visibility must be more than 0", operation="declare queue", resource=name)
-    return QueueSpec(name=name, **fields)
-
-
-def _check_handler(fn: Callable[..., Any], batch: int, options: Mapping[str, Any]) -> None:
-    problem = ""
-    try:
-        inspect.signature(fn).bind(None)
-    except TypeError:
-        problem = "a handler takes one argument: the event, or with batch= the list of events"
-    except ValueError:  # a builtin without a signature
-        pass
-    if batch < 0 or options.get("concurrency", 1) < 1:
-        problem = "batch= and concurrency= are at least 1"
-    if "timeout" in options and options["timeout"] is not None and to_ms(options["timeout"]) < 1:
-        problem = "timeout= is more than 0"
-    if problem:
-        raise DeclarationError(problem, operation="declare handler", resource=getattr(fn, "__name__", ""))
-
-
 def _invalid_settings(error: ValidationError, app: str) -> DeclarationError:
     places = [(".".join(map(str, found["loc"])), found["msg"]) for found in error.errors(include_input=False)]
     return DeclarationError("; ".join(f"{at}: {why}" for at, why in places), operation="settings", resource=app)
-
-
-def _in_thread(fn: Callable[..., Any], options: Mapping[str, Any]) -> bool:
-    is_async = inspect.iscoroutinefunction(fn)
-    where = options.get("run_in", "loop" if is_async else "thread")
-    if where not in ("loop", "thread") or is_async != (where == "loop"):
-        raise DeclarationError(
-            f"run_in={where!r} does not fit {'an async def' if is_async else 'a plain def'} handler",
-            operation="declare handler",
-            resource=getattr(fn, "__name__", ""),
-            hint="async def handlers run on the loop, plain ones in a thread",
-        )
-    return bool(where == "thread")
 
 
 def _checked_predicate(feed: Feed[Any], when: Callable[[Any], bool] | None) -> Callable[[Any], bool] | None:

@@ -43,6 +43,10 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def check(self, owner: str) -> None:
+        """Raise `DeclarationError` when the place belongs to another store; changes nothing."""
+        ...
+
     async def write(self, id: str, data: AsyncIterator[bytes], *, limit: int, sha256: str = "") -> Blob:
         """Write a blob of at most `limit` bytes. Raises `TooLarge`, and `InvalidValue` when it has another SHA-256."""
         ...

@@ -21,7 +21,15 @@ import msgspec
 from headwater.blobs import CHUNK, Blob, BlobStore, blob_id
 from headwater.catalog import IndexSpec, TableSpec
 from headwater.durations import Duration, to_ms
-from headwater.errors import ConditionFailed, DeclarationError, InvalidValue, TooLarge, UnknownResource
+from headwater.errors import (
+    ConditionFailed,
+    Conflict,
+    DeclarationError,
+    InvalidValue,
+    StoreFull,
+    TooLarge,
+    UnknownResource,
+)
 from headwater.events import Event, Key, Removed
 from headwater.late import Late
 from headwater.object_listing import BINARY, Listing, ObjectInfo, ObjectPage
@@ -86,7 +94,7 @@ class Bucket:
         self.app = app
         self.name = name
         self.max_size = max_size
-        self.table = _table(app, name, ObjectInfo, ttl_ms=expire_ms, blobs=True)
+        self.table = _table(app, name, ObjectInfo, ttl_ms=expire_ms, blobs=True, max_size=max_size)
         self.created: Source[Event[ObjectInfo]] = ChangeSource(self.table, ("inserted", "modified"))
         self.deleted: Source[Removed[ObjectInfo]] = ChangeSource(self.table, ("removed",))
         self._gone = _table(app, f"{name}.gone", _Gone, ttl_ms=_GONE_KEPT_MS, images="none")
@@ -97,6 +105,10 @@ class Bucket:
             )
         self.watches: list[Watch] = []
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def keeps_versions(self) -> bool:
+        return self._older is not None
 
     @property
     def tables(self) -> list[Table[Any]]:
@@ -136,11 +148,12 @@ class Bucket:
         own = _Upload()
         try:
             blob = await self.write_blob(unit or own, _chunks_of(data), sha256=sha256)
-            return await self.put_blob(draft, blob, if_match=if_match, if_absent=if_absent)
-        except ConditionFailed:
-            if unit is None:
-                await self._blobs.delete(blob.id)
-            raise
+            try:
+                return await self.put_blob(draft, blob, if_match=if_match, if_absent=if_absent)
+            except (ConditionFailed, Conflict, StoreFull):
+                if unit is None:
+                    await self._blobs.delete(blob.id)
+                raise
         finally:
             own.closed = True
 
@@ -284,9 +297,12 @@ class Bucket:
 
     # Reading
 
-    async def head(self, key: str) -> ObjectInfo | None:
-        """The object without its bytes, or None."""
-        return await self._present(current.get(), self.table.key(key))
+    async def head(self, key: str, *, version: str = "") -> ObjectInfo | None:
+        """The object without its bytes, or None; with `version` (a sequencer) that version of it."""
+        info = await self._present(current.get(), self.table.key(key))
+        if version and (info is None or info.sequencer != version):
+            return await self._versions_table().get(key, version)
+        return info
 
     async def _present(self, unit: UnitOfWork | None, place: Key) -> ObjectInfo | None:
         if unit is None:
@@ -348,9 +364,7 @@ class Bucket:
             raise self._unknown(info.key, "its bytes are gone: it was overwritten or deleted") from None
 
     async def _find(self, key: str, version: str) -> ObjectInfo:
-        info = await self.head(key)
-        if version and (info is None or info.sequencer != version):
-            info = await self._versions_table().get(key, version)
+        info = await self.head(key, version=version)
         if info is None:
             raise self._unknown(key, "there is no such object")
         return info
@@ -451,6 +465,7 @@ def _table(
     ttl_ms: int = 0,
     images: Any = "both",
     blobs: bool = False,
+    max_size: int = 0,
 ) -> Table[R]:
     indexes = (IndexSpec(BY_BLOB, "blob"),) if blobs else ()
     spec = TableSpec(
@@ -461,6 +476,7 @@ def _table(
         images=images,
         ttl_ms=ttl_ms,
         bucket=True,
+        max_size=max_size,
     )
     return Table(app, spec, model, {})
 

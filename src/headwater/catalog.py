@@ -33,7 +33,9 @@ class TableSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A table. Rows expire at the time in the field `ttl`, or `ttl_ms` after their last write.
 
     With `images` "none" its changes are no events: nothing can be routed from it, and the history has none. `bucket`
-    marks the tables of a bucket's objects; those that refer to blobs have the index "by-blob".
+    marks the tables of a bucket's objects; those that refer to blobs have the index "by-blob", that of the present
+    objects says how large one may be. `fields` are the names of the model's fields as they are stored, in its order;
+    none are known of a dict.
     """
 
     name: str
@@ -45,6 +47,8 @@ class TableSpec(msgspec.Struct, frozen=True, kw_only=True):
     ttl_ms: int = 0
     schema: int = 1
     bucket: bool = False
+    max_size: int = 0
+    fields: tuple[str, ...] = ()
 
 
 class QueueSpec(msgspec.Struct, frozen=True, kw_only=True):

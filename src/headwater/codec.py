@@ -205,10 +205,15 @@ def _dump_model(value: Any) -> Any:
 
 def field_names(model: type[Any]) -> frozenset[str] | None:
     """The stored (JSON) names of a model's fields; None when any name may occur (dict)."""
-    if issubclass(model, BaseModel):
-        return frozenset(field.serialization_alias or name for name, field in model.model_fields.items())
-    if issubclass(model, msgspec.Struct):
-        return frozenset(field.encode_name for field in msgspec.structs.fields(model))
-    if hasattr(model, "__dataclass_fields__"):
-        return frozenset(model.__dataclass_fields__)
+    if issubclass(model, BaseModel | msgspec.Struct) or hasattr(model, "__dataclass_fields__"):
+        return frozenset(stored_fields(model))
     return None
+
+
+def stored_fields(model: type[Any]) -> tuple[str, ...]:
+    """The names that a model's documents have, in its order; of a dict none are known."""
+    if issubclass(model, BaseModel):
+        return tuple(field.serialization_alias or name for name, field in model.model_fields.items())
+    if issubclass(model, msgspec.Struct):
+        return tuple(field.encode_name for field in msgspec.structs.fields(model))
+    return tuple(getattr(model, "__dataclass_fields__", ()))

@@ -19,7 +19,9 @@ from headwater.errors import DeclarationError, HeadwaterError
 from headwater.http.addresses import EgressRules
 from headwater.http.issuers import Issuer, KeySpec
 from headwater.http.limits import Cors, Limits
+from headwater.mail_settings import Smtp, check_addresses
 from headwater.quota import Plan
+from headwater.tuning import Tuning, built_in_alarms
 
 FILE = "headwater.toml"
 DEFAULT_STORE = "sqlite:.headwater"
@@ -44,7 +46,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the store; both are made when they are first needed. `webhooks` says where webhooks may go.
     `proxies` are the addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. With
     `tls_cert` and `tls_key` (PEM files) the server speaks TLS. `public_url` is the address by which clients know the
-    server; presigned URLs begin with it.
+    server; presigned URLs begin with it. `smtp` is the server that takes mail, `alerts` the addresses that Headwater's
+    own alarms are mailed to. `trace_sample` is the share of traces whose spans are kept, `otlp` the base URL of an
+    OpenTelemetry collector that gets them, too.
     """
 
     apps: tuple[str, ...] = ()
@@ -69,6 +73,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_cert: str = ""
     tls_key: str = ""
     public_url: str = ""
+    smtp: Smtp | None = None
+    alerts: str | tuple[str, ...] = ()
+    metrics: str = ""
+    trace_sample: float = 0.01
+    otlp: str = ""
+    alarms: dict[str, bool | Tuning] = {}
 
     def __post_init__(self) -> None:
         for name in ("history", "drain"):
@@ -83,15 +93,37 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 ipaddress.ip_network(proxy)
             except ValueError as error:
                 raise ValueError(f"proxies: {error}") from error
+        if not 0 <= self.trace_sample <= 1:
+            raise ValueError(f"trace_sample: {self.trace_sample} is not between 0 and 1")
+        if self.otlp and not _is_base_url(self.otlp):
+            raise ValueError(f'otlp: {self.otlp!r} is not like "http://collector:4318"')
         if self.public_url and not _is_base_url(self.public_url):
             raise ValueError(f'public_url: {self.public_url!r} is not like "https://api.example"')
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("tls_cert and tls_key go together: give both or none")
+        try:
+            check_addresses(self.alerts)
+        except HeadwaterError as error:
+            raise ValueError(f"alerts: {error.message}") from error
+        try:
+            built_in_alarms(self.alarms)
+        except HeadwaterError as error:
+            raise ValueError(f"{error.resource or 'alarms'}: {error.message}") from error
+        if self.metrics:
+            self.metrics_address  # noqa: B018
 
     @property
     def objects_url(self) -> str:
         """The URL of the blob store."""
         return self.objects or str(Path(self.store.partition(":")[2].removeprefix("//")) / "objects")
+
+    @property
+    def metrics_address(self) -> tuple[str, int]:
+        """(host, port) of `metrics`; raises `ValueError` when it is no address."""
+        host, separator, port = self.metrics.rpartition(":")
+        if not separator or not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f'metrics: {self.metrics!r} is not like "127.0.0.1:9464"')
+        return host.strip("[]"), int(port)
 
     @property
     def history_ms(self) -> int:
@@ -194,7 +226,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in ("store", "host", "port", "history", "history_events", "drain"):
+    for name in ("store", "host", "port", "history", "history_events", "drain", "trace_sample", "otlp"):
         if value := variables.get(f"HEADWATER_{name.upper()}"):
             found[name] = absolute_store(value, Path.cwd()) if name == "store" else value
     if objects := variables.get("HEADWATER_OBJECTS"):

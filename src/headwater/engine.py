@@ -16,7 +16,7 @@ commit order; a group has at most one valid lease holder.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -25,7 +25,7 @@ from headwater.catalog import Catalog, RouteSpec
 from headwater.clock import Clock
 from headwater.errors import HeadwaterError
 from headwater.events import Delivery, Envelope, Key, KeyPart
-from headwater.unit import Commit, Committed, Flip
+from headwater.unit import Commit, Committed, Flip, Redaction
 
 
 class AlreadyClaimed(HeadwaterError):
@@ -97,7 +97,10 @@ class Differences(msgspec.Struct, frozen=True):
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of messages. `depth` is all that wait (ready or delayed) or are leased; ages in milliseconds."""
+    """Counts of messages. `depth` is all that wait (ready or delayed) or are leased; ages in milliseconds.
+
+    `due_ms` is when the message was or will be ready that is so first; 0 without messages.
+    """
 
     queue: str
     depth: int
@@ -109,6 +112,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     sent: int = 0
     settled: int = 0
     retried: int = 0
+    due_ms: int = 0
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -318,13 +322,14 @@ class Staging(Protocol):
     async def add(self, documents: Sequence[Document]) -> Differences:
         """Compare rows with the present content and stage those that differ.
 
-        Raises `InvalidValue` for a key that the load has brought before.
+        Raises `InvalidValue` for a key that the load has brought before, or that belongs to another scope.
         """
         ...
 
     async def finish(self, missing: Missing, grace_ms: int, max_removed: float) -> int:
         """Deal with the scope's rows that the load has not brought; how many there are. Nothing is added after it.
 
+        What another scope's load has flipped meanwhile gets into place; `InvalidValue` when it has the same key.
         Raises `LoadRefused` when more than the share `max_removed` of the scope would be removed.
         """
         ...
@@ -374,5 +379,81 @@ class Upkeep(Protocol):
         ...
 
 
-class Engine(Lifecycle, Commits, Records, Deliveries, Queues, History, Loads, Upkeep, Protocol):
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that is to be forgotten: what happened to it up to the event at the position `until`, of time `until_ms`.
+
+    An event of another source tells of it when it names all parts of one of `names`. `mark` stands for it afterwards.
+    """
+
+    table: str
+    key: Key
+    names: tuple[Key, ...]
+    until: int
+    until_ms: int
+    mark: str
+
+
+class Remains(msgspec.Struct, frozen=True):
+    """Some of what the store keeps of a forgotten key: what a commit can take out now, and messages that are first to
+    be delivered, as (queue, position)."""
+
+    redactions: list[Redaction]
+    waiting: list[tuple[str, int]] = []
+
+
+class Erasure(Protocol):
+    async def traces(self, forgotten: Forgotten) -> set[str]:
+        """The traces in which something happened to the key, as far as the store still knows."""
+        ...
+
+    def remains(self, forgotten: Forgotten, traces: set[str]) -> AsyncGenerator[Remains, None]:
+        """What is left of the key, in slices small enough for a commit each.
+
+        Its own changes with their copies, what other events of `traces` tell of it, dead letters, what is staged by
+        loads that are not flipped, and, once no message waits, claims. Of a trace that has a message waiting for
+        its delivery the key's own changes stay, so that the next look finds the trace again.
+        """
+        ...
+
+    async def withdraw(self, places: Sequence[tuple[str, int]]) -> int:
+        """Remove those of the messages that are not leased; how many."""
+        ...
+
+    async def scrub(self) -> bool:
+        """Have what was deleted or replaced leave the store's files; False when a reader is in the way."""
+        ...
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """A statement in SQL that reads; `hidden` are the fields of tables that nobody is to see.
+
+    At most `limit` rows are answered, and nothing that takes more than `seconds`.
+    """
+
+    statement: str
+    parameters: Mapping[str, Any] = {}
+    hidden: Mapping[str, tuple[str, ...]] = {}
+    limit: int = 1000
+    seconds: float = 10.0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Rows of JSON types; `more` tells that there are further ones."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    more: bool = False
+
+
+class Inspection(Protocol):
+    async def ask(self, question: Question) -> Answer:
+        """Run it on a snapshot of the store in a thread of its own. Every table is a view (docs/sql.md).
+
+        Raises `UnknownResource` for a table that there is not, `InvalidValue` for a wrong statement or one that does
+        not only read, `TimedOut`, `TooLarge`.
+        """
+        ...
+
+
+class Engine(Lifecycle, Commits, Records, Deliveries, Queues, History, Loads, Upkeep, Erasure, Inspection, Protocol):
     """One store, opened by one process."""

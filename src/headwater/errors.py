@@ -200,7 +200,7 @@ class Retry(Exception):
 
 
 class Undeliverable(Exception):
-    """Raised by a handler of Headwater's own: no retry can help, the message goes to the dead letters at once."""
+    """Raised by a handler: no retry can help; the message is a dead letter at once, with this reason."""
 
 
 class Discard(Exception):

@@ -38,7 +38,7 @@ def build_graph(apps: Sequence[App[Any]]) -> Graph:
     handlers: dict[str, HandlerSpec] = {}
     for app in apps:
         catalog.tables.update({name: table.spec for name, table in app.tables.items()})
-        catalog.topics.update(dict.fromkeys(app.topics, 1))
+        catalog.topics.update(dict.fromkeys((*app.topics, *app.schedules), 1))
         catalog.queues.update({name: queue.spec for name, queue in app.queues.items()})
         catalog.queues.update(app.implied)
         catalog.renamed.update(app.renamed)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 import msgspec
 
-from headwater.durations import Duration
+from headwater.catalog import QueueSpec
+from headwater.durations import Duration, to_ms
+from headwater.errors import DeclarationError
 from headwater.sources import Feed
 
 E = TypeVar("E")
@@ -66,3 +68,47 @@ def place_of(fn: Callable[..., Any]) -> str:
     """File and line of a declaration, for messages."""
     code = getattr(inspect.unwrap(fn), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+
+
+def queue_spec(name: str, options: Mapping[str, Any]) -> QueueSpec:
+    """A queue's policy of its options; raises `DeclarationError`."""
+    times = {"delay": "delay_ms", "visibility": "visibility_ms", "retention": "retention_ms", "backoff": "backoff_ms"}
+    fields: dict[str, Any] = {field: to_ms(options[option]) for option, field in times.items() if option in options}
+    plain: Sequence[str] = ("max_receives", "max_depth", "fifo")
+    fields.update({option: options[option] for option in plain if option in options})
+    if fields.get("max_receives", 1) < 1:
+        raise DeclarationError("max_receives must be at least 1", operation="declare queue", resource=name)
+    if fields.get("visibility_ms", 1) < 1:
+        raise DeclarationError("visibility must be more than 0", operation="declare queue", resource=name)
+    return QueueSpec(name=name, **fields)
+
+
+def check_handler(fn: Callable[..., Any], batch: int, options: Mapping[str, Any]) -> None:
+    """Refuse a function or options that can be no handler's."""
+    problem = ""
+    try:
+        inspect.signature(fn).bind(None)
+    except TypeError:
+        problem = "a handler takes one argument: the event, or with batch= the list of events"
+    except ValueError:  # a builtin without a signature
+        pass
+    if batch < 0 or options.get("concurrency", 1) < 1:
+        problem = "batch= and concurrency= are at least 1"
+    if "timeout" in options and options["timeout"] is not None and to_ms(options["timeout"]) < 1:
+        problem = "timeout= is more than 0"
+    if problem:
+        raise DeclarationError(problem, operation="declare handler", resource=getattr(fn, "__name__", ""))
+
+
+def runs_in_thread(fn: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    """Whether the handler is a plain function; refuses a `run_in` that does not fit it."""
+    is_async = inspect.iscoroutinefunction(fn)
+    where = options.get("run_in", "loop" if is_async else "thread")
+    if where not in ("loop", "thread") or is_async != (where == "loop"):
+        raise DeclarationError(
+            f"run_in={where!r} does not fit {'an async def' if is_async else 'a plain def'} handler",
+            operation="declare handler",
+            resource=getattr(fn, "__name__", ""),
+            hint="async def handlers run on the loop, plain ones in a thread",
+        )
+    return bool(where == "thread")

@@ -17,7 +17,7 @@ import msgspec
 
 from headwater.codec import encode_json
 from headwater.engine import Differences, Document, Missing, Query, Staging
-from headwater.errors import DeclarationError, InvalidValue, LoadRefused
+from headwater.errors import DeclarationError, InvalidValue, LoadRefused, TooManyRejected
 from headwater.events import Key
 from headwater.ids import new_id
 from headwater.unit import Write
@@ -182,7 +182,7 @@ class _Load:
                     unordered=False,
                 )
                 handed = True
-        except LoadRefused as refusal:
+        except (LoadRefused, TooManyRejected) as refusal:
             await self._tell(refusal, rows)
             raise
         finally:
@@ -209,10 +209,7 @@ class _Load:
         async for part in _documents(self._table, rows):
             differences += await staging.add(part)
         options = self._options
-        vanished = await staging.finish(options.missing, options.grace_ms, options.max_removed)
-        while await self._engine.expand(self._table.name):
-            """Another scope's load was flipped meanwhile: this one's flip would meet a conflict."""
-        return differences, vanished
+        return differences, await staging.finish(options.missing, options.grace_ms, options.max_removed)
 
     async def _summary(
         self,
@@ -253,7 +250,7 @@ class _Load:
         writing.write(Write(LOADS, key, writing.next_id(), encode_json(summary)))
         return summary
 
-    async def _tell(self, refusal: LoadRefused, rows: object) -> None:
+    async def _tell(self, refusal: LoadRefused | TooManyRejected, rows: object) -> None:
         """Keep the refusal and raise an alarm, in a commit of their own: the unit is going to fail."""
         unit = UnitOfWork(self._engine)
         summary = await self._summary("refused", Differences(), 0, 0, rows, detail=refusal.message)

@@ -12,6 +12,7 @@ from headwater.decoding import Decode, event_decoder
 from headwater.durations import Duration, to_ms
 from headwater.errors import DeclarationError, HeadwaterError, InvalidValue
 from headwater.events import Event
+from headwater.metrics import Metric, queue_metric
 from headwater.sources import Feed, Pattern, Source, Target
 from headwater.webhooks import Secret, Subscribed
 from headwater.work import UnitOfWork, current
@@ -90,6 +91,26 @@ class Queue(Target, Feed[Event[T]], Generic[T]):
 
     def decoder(self) -> Decode[Event[T]]:
         return event_decoder(self.codec)
+
+    @property
+    def depth(self) -> Metric:
+        """How many messages wait or are being handled, at the end of each minute."""
+        return self._metric("depth")
+
+    @property
+    def oldest_age(self) -> Metric:
+        """For how many seconds a message has been ready, or being handled, the longest-waiting one."""
+        return self._metric("oldest_age")
+
+    @property
+    def dead_letters(self) -> Metric:
+        """How many dead letters there are."""
+        return self._metric("dead_letters")
+
+    def _metric(self, name: str) -> Metric:
+        found = queue_metric(name, self.name)
+        assert found is not None
+        return found
 
     async def send(self, data: T, *, group: str | None = None, dedup: str = "", delay: Duration | None = None) -> str:
         """Send one message straight to this queue; the event's id. In a unit of work it goes with its commit.

@@ -63,6 +63,14 @@ def take(bucket: Bucket, plan: Plan, now_s: float) -> float:
     return (1 - level) / plan.rate
 
 
+def reserve(bucket: Bucket, plan: Plan, now_s: float) -> float:
+    """Take one token in any case, from the future if need be; the seconds until it is there."""
+    bucket.level = min(plan.capacity, bucket.level + max(0.0, now_s - bucket.at_s) * plan.rate) - 1
+    bucket.at_s = max(bucket.at_s, now_s)
+    debt = -bucket.level if bucket.level < -_ROUNDING else 0.0
+    return debt / plan.rate
+
+
 class Window(msgspec.Struct, frozen=True):
     """One period of a quota: its name in the calendar of the plan's time zone, and when it ends."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.errors import DeclarationError
 from headwater.late import Late, resolve
-from headwater.work import current
+from headwater.operations.pace import Pace
 
 if TYPE_CHECKING:
     import httpx
@@ -26,6 +26,7 @@ class Service:
     def __init__(self, app: App[Any], name: str, base_url: str | Late[str] | None) -> None:
         self.app = app
         self.name = name
+        self.pace = Pace()
         self._base_url = base_url
         self._client: httpx.AsyncClient | None = None
 
@@ -37,10 +38,12 @@ class Service:
         return self._client
 
     def _connect(self) -> httpx.AsyncClient:
-        import httpx
+        from headwater.calls import TracedClient
+        from headwater.connections import transport_for_services
 
         binding = self.app.binding
         transport, url = binding.reach(self.name)
+        transport = transport or transport_for_services()
         if self._base_url is not None:
             url = resolve(self._base_url, self.app)
         if url is None:
@@ -50,16 +53,9 @@ class Service:
                 resource=self.name,
                 hint=f'set base_url=, or `{self.name} = "http://…"` under [services] in headwater.toml',
             )
-        hooks = {"request": [_carry_trace]}
-        return httpx.AsyncClient(base_url=url, transport=transport, timeout=DEFAULT_TIMEOUT_S, event_hooks=hooks)
+        return TracedClient(self.app, self.name, base_url=url, transport=transport, timeout=DEFAULT_TIMEOUT_S)
 
     async def close(self) -> None:
         if self._client is not None:
             client, self._client = self._client, None
             await client.aclose()
-
-
-async def _carry_trace(request: httpx.Request) -> None:
-    unit = current.get()
-    if unit is not None and "traceparent" not in request.headers:
-        request.headers["traceparent"] = f"00-{unit.trace}-{unit.trace[-16:]}-01"

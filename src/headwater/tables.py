@@ -21,6 +21,7 @@ from headwater.codec import (
 from headwater.decoding import Decode, Upgrade, event_decoder, upgraded
 from headwater.durations import Duration, to_ms
 from headwater.engine import Missing, Query, Record, RecordPage
+from headwater.erasures import Also, Erasure, erasures, forget
 from headwater.errors import ConditionFailed, DeclarationError, InvalidValue, TooLarge
 from headwater.events import Change, Delivery, Inserted, Key, KeyPart, Modified, Removed
 from headwater.loads import Documents, LoadOptions, LoadSummary, load, summaries
@@ -459,8 +460,8 @@ class Table(Source[Change[T]], Generic[T]):
         `missing` rows are kept, deleted, or expire after `grace`, unless they come back before. A load that
         would remove more than the share `max_removed` of its scope raises `LoadRefused`, with an alarm. `source`
         names where the rows are from; with `source_sha256` the source of the scope's last load is recognised, and
-        not read again if nobody has changed its rows. Raises `InvalidValue` for a wrong row and a key that comes
-        twice.
+        not read again if nobody has changed its rows. Raises `InvalidValue` for a wrong row, for a key that comes
+        twice, and for one that belongs to another scope.
         """
         options = LoadOptions(
             scope=scope,
@@ -475,6 +476,25 @@ class Table(Source[Change[T]], Generic[T]):
     async def loads(self, scope: str | None = None, *, limit: int = 20) -> list[LoadSummary]:
         """The summaries of this table's loads, of one scope or of all, newest first."""
         return await summaries(self, scope, limit)
+
+    # Forgetting
+
+    async def forget(self, *key: KeyPart, also: Sequence[Also] = ()) -> str:
+        """Remove the row, if it is there, and all that the store keeps of its key; the id of the erasure.
+
+        The row goes with the unit's commit, as a `removed` change without its old image. What the history, dead
+        letters, stored answers, mails, spans and loads still have is redacted afterwards, in slices that block nobody,
+        also after a crash; of other events those that name the key and belong to a trace in which it was changed.
+        Messages that wait are delivered first, for a day at most. In the end the bytes are gone from the store's files.
+        `also` are tables whose row of the same key goes too (or all rows of the partition, of a table with a sort key
+        that the key lacks), tracked operations of the same subject, and (table, index) for the rows of that partition.
+        The key can be used again at once. `headwater forget show` tells how far it is.
+        """
+        return await forget(self, self.key(*key), also)
+
+    async def erasures(self, *, limit: int = 20) -> list[Erasure]:
+        """The erasures of this table's keys, newest first."""
+        return await erasures(self.app.binding.engine, self.name, limit)
 
     async def replay(self, queue: Queue[Any]) -> int:
         """Put each present row into the queue as an `Inserted` change, for a late subscriber; how many.

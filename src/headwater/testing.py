@@ -29,6 +29,7 @@ from anyio.from_thread import start_blocking_portal
 
 from headwater.app import App
 from headwater.clock import Timer
+from headwater.codec import encode_json
 from headwater.engine import DeadLetter, Waiting
 from headwater.engines import make_engine
 from headwater.errors import HeadwaterError
@@ -37,11 +38,16 @@ from headwater.http.issuers import Issuer
 from headwater.http.keys import Key, digest_of, make_id, make_key
 from headwater.http.openapi import plans_named
 from headwater.http.tokens import mint
+from headwater.mail import Mail
+from headwater.mail_settings import Addresses, Smtp, check_addresses
 from headwater.messaging import Queue
 from headwater.objects import make_blobs
 from headwater.quota import Plan
+from headwater.runtime.mail import MailRules, Post
+from headwater.runtime.rules import smtp_server
 from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.webhooks import WebhookRules
+from headwater.unit import Redrive, new_commit
 
 START = "2026-01-01T00:00:00Z"
 IDLE_LIMIT_S = 30.0
@@ -57,11 +63,14 @@ class HarnessOptions(TypedDict, total=False):
     start: str
     store: Path | None
     plans: Mapping[str, Mapping[str, Any]] | None
+    smtp: Mapping[str, Any] | None
+    alerts: Addresses
 
 
 class _VirtualTimer:
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def __init__(self, callback: Callable[[], None], wall_ms: int | None = None) -> None:
         self.callback: Callable[[], None] | None = callback
+        self.wall_ms = wall_ms
 
     def cancel(self) -> None:
         self.callback = None
@@ -83,13 +92,25 @@ class VirtualClock:
         return self._elapsed_us / 1_000_000
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        timer = _VirtualTimer(callback)
+        return self._push(seconds, _VirtualTimer(callback))
+
+    def _push(self, seconds: float, timer: _VirtualTimer) -> Timer:
         due_us = self._elapsed_us + max(round(seconds * 1_000_000), 0)
         heapq.heappush(self._timers, (due_us, next(self._number), timer))
         return timer
 
     def call_at(self, wall_ms: int, callback: Callable[[], None]) -> Timer:
-        return self.call_later((wall_ms - self.wall_ms()) / 1000, callback)
+        return self._push((wall_ms - self.wall_ms()) / 1000, _VirtualTimer(callback, wall_ms))
+
+    def step(self, duration: timedelta) -> None:
+        """Set the wall clock forward, or back; no time passes. Timers for wall times are due when it shows them."""
+        self._start += duration
+        timers, self._timers = sorted(self._timers), []
+        for due_us, number, timer in timers:
+            if timer.wall_ms is None:
+                heapq.heappush(self._timers, (due_us, number, timer))
+            elif timer.callback is not None:
+                self._push((timer.wall_ms - self.wall_ms()) / 1000, timer)
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
@@ -153,12 +174,25 @@ class _KeyOnFirstUse(httpx.Auth):
         yield request
 
 
+class _Mailbox:
+    """Where mail arrives when no server is given (`runtime.mail.Post`)."""
+
+    def __init__(self) -> None:
+        self.mails: list[Mail] = []
+
+    async def send(self, mail: Mail) -> str:
+        self.mails.append(mail)
+        return "250 in the harness's mailbox"
+
+
 class Harness:
     """Runs the apps together for one test.
 
     `plans` gives the limits of usage plans; those that endpoints name and it does not are without limits.
     `settings` gives each app's settings by its name, `services` an ASGI application (or a base URL) in place of a
-    service. `store` keeps the store's folder; by default it is temporary.
+    service. `store` keeps the store's folder; by default it is temporary. `mail` is what was sent, each with `to`,
+    `subject`, `text` and `html`; with `smtp`, the settings of a real server, mail goes there instead. `alerts` is the
+    setting of that name.
     """
 
     def __init__(
@@ -169,12 +203,18 @@ class Harness:
         start: str = START,
         store: Path | None = None,
         plans: Mapping[str, Mapping[str, Any]] | None = None,
+        smtp: Mapping[str, Any] | None = None,
+        alerts: Addresses = None,
     ) -> None:
         self.apps = apps
         self._plans = {name: msgspec.convert(dict(plan), Plan) for name, plan in (plans or {}).items()}
         self.clock = VirtualClock(start)
         self._settings = settings or {}
         self._services = services or {}
+        self._mailbox = _Mailbox()
+        self.mail = self._mailbox.mails
+        post: Post = self._mailbox if smtp is None else smtp_server(msgspec.convert(dict(smtp), Smtp), {})
+        self._mail_rules = MailRules(post, tuple(check_addresses(alerts)))
         self._kept = store
         self._folder = store
         self._clients: list[httpx.AsyncClient] = []
@@ -228,6 +268,7 @@ class Harness:
             reach=self._reached(),
             upkeep=False,
             rules=rules,
+            mail=self._mail_rules,
             webhooks=WebhookRules(key_file=self._folder / "secret.key", stand_ins=True),
             blobs=make_blobs(str(self._folder / "objects")),
         )
@@ -355,7 +396,7 @@ class Harness:
         end = begin + timedelta(**duration).total_seconds()
         period = max((end - begin) / UPKEEP_MOMENTS, 1.0)
         upkeep = begin + period
-        await self.run_until_idle()
+        await self._settle()
         while (now := self.clock.monotonic()) < end:
             due = self.clock.next_timer()
             moment = min(end, upkeep, end if due is None else max(due, now))
@@ -365,7 +406,23 @@ class Harness:
                 await self.supervisor.janitor.tick()
                 for folder in self.supervisor.drop_folders:
                     await folder.look()
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Until idle; what happened meanwhile is told to the monitor, which skips minutes in which nothing does."""
+        await self.run_until_idle()
+        if await self.supervisor.monitor.rouse():
             await self.run_until_idle()
+
+    async def set_clock(self, **duration: float) -> None:
+        """Set the wall clock forward (`hours=1`) or back (`hours=-1`), as an administrator does; no time passes.
+
+        What is due by the new time happens, but for what waits for time to pass: delays, retries, leases.
+        """
+        await self.run_until_idle()
+        self.clock.step(timedelta(**duration))
+        self.clock.move_to(self.clock.monotonic())
+        await self.run_until_idle()
 
     async def messages(self, queue: Queue[Any] | str, limit: int = 100) -> list[Waiting]:
         """What waits in a queue, leased messages included."""
@@ -374,6 +431,12 @@ class Harness:
     async def dead_letters(self, queue: Queue[Any] | str = "", limit: int = 100) -> list[DeadLetter]:
         """The dead letters of a queue, or of all."""
         return await self.supervisor.engine.dead_letters(_name(queue), limit)
+
+    async def redrive(self, letter: DeadLetter, data: object = None) -> None:
+        """Put a dead letter back at the tail of its queue, with other data when some is given."""
+        commit = new_commit()
+        commit.redrives = [Redrive(letter.id, data=None if data is None else encode_json(data))]
+        await self.supervisor.engine.commit(commit)
 
 
 def _name(queue: Queue[Any] | str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 
 from headwater.codec import decode_json, encode_json
 from headwater.engine import AlreadyClaimed, Engine
 from headwater.errors import DeclarationError, InvalidValue
 from headwater.events import Delivery, Event
+from headwater.tracing import Span, told
 from headwater.unit import Claim, Settle
 from headwater.work import BLOCKED, UnitOfWork, caused_by, current, enter, leave
 
@@ -74,9 +75,11 @@ async def step(name: str, fn: Callable[[], Awaitable[R]], *, of: Event[Any] | No
     if done is not None:
         return cast("R", decode_json(done))
     unit = UnitOfWork(engine, caused_by(delivery))
+    unit.handling = delivery.message_id
     token = enter(unit)
     try:
-        result = await fn()
+        with _span(name, outer, unit):
+            result = await fn()
     finally:
         leave(token)
         unit.close(f"step {name!r} ended", commits=True)
@@ -94,6 +97,25 @@ async def step(name: str, fn: Callable[[], Awaitable[R]], *, of: Event[Any] | No
     return result
 
 
+@contextmanager
+def _span(name: str, outer: UnitOfWork, unit: UnitOfWork) -> Iterator[None]:
+    """Of a step, where its handler's trace is sampled."""
+    tracer = outer.tracer
+    if tracer is None:
+        yield
+        return
+    app = outer.deliveries[0].queue.partition("/")[0]
+    span = Span(trace=unit.trace, id=unit.span, parent=outer.span, kind="step", name=name, app=app)
+    begun = tracer.now()
+    try:
+        yield
+    except BaseException as error:
+        span.outcome, span.error = "failed", told(error)
+        raise
+    finally:
+        tracer.record(span, begun)
+
+
 @asynccontextmanager
 async def attempt(event: Event[Any]) -> AsyncIterator[None]:
     """In a batch: what the block writes is caused by `event`, and is undone when it raises.
@@ -108,6 +130,7 @@ async def attempt(event: Event[Any]) -> AsyncIterator[None]:
     blocked = delivery.group in unit.failed_groups
     mark = unit.mark()
     before = unit.use(caused_by(delivery))
+    unit.handling = delivery.message_id
     failure: Exception | None = None
     try:
         yield
@@ -115,6 +138,7 @@ async def attempt(event: Event[Any]) -> AsyncIterator[None]:
         failure = error
     finally:
         unit.use(before)
+        unit.handling = ""
     if blocked or failure is not None:
         unit.undo(mark)
         unit.fail(delivery, BLOCKED if blocked or failure is None else failure)

@@ -42,7 +42,7 @@ class Write(msgspec.Struct, gc=False):
     `body` None removes the record (with no merges). `merges` are applied at commit to `body`, or, when
     `blind`, to the present document (an absent one starts from the key's fields). Merges never conflict. In a
     batch, `origin` says which event the change is caused by; None stands for the commit's own. `staged` moves what a
-    flipped load holds for the key into place, and does nothing else.
+    flipped load holds for the key into place, and does nothing else. The change of a `forgotten` record has no image.
     """
 
     table: str
@@ -54,6 +54,7 @@ class Write(msgspec.Struct, gc=False):
     expired: bool = False
     origin: Origin | None = None
     staged: bool = False
+    forgotten: bool = False
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -94,6 +95,19 @@ class Flip(msgspec.Struct, frozen=True, gc=False):
     scope: str
     load: int
     after: int
+
+
+class Redaction(msgspec.Struct, frozen=True, gc=False):
+    """Take a forgotten key out of one thing that the store keeps; without effect when that is gone.
+
+    `place` is the engine's own name of it (`engine.Remains`). An event and a dead letter keep id, time and type, and
+    `mark` says which erasure took the rest, or lose their caller only unless it is `whole`; anything else is deleted.
+    """
+
+    kind: Literal["event", "dead_letter", "claim", "staged", "member"]
+    place: tuple[int | str, ...]
+    mark: str
+    whole: bool = True
 
 
 Outcome = Literal["ack", "retry", "bury", "fence", "discard", "filter"]
@@ -148,6 +162,7 @@ class Commit(msgspec.Struct, kw_only=True, gc=False):
     claims: list[Claim] = []
     redrives: list[Redrive] = []
     flips: list[Flip] = []
+    redactions: list[Redaction] = []
     cause: str | None = None
     caller: Caller | None = None
     trace: str = ""

@@ -11,12 +11,13 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar, Token
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from headwater.codec import decode_json, encode_json
 from headwater.engine import Engine, Record
 from headwater.errors import Conflict, Discard, HeadwaterError, InvalidValue, TooLarge, UnitClosed
 from headwater.events import MESSAGE, Caller, Delivery, Envelope, Key
+from headwater.tracing import Tracer, span_of
 from headwater.unit import (
     MAX_MESSAGE,
     Claim,
@@ -37,6 +38,7 @@ R = TypeVar("R")
 RERUNS = 5
 """How often work is re-run in place after a conflict before the conflict counts as a failure."""
 current: ContextVar[UnitOfWork | None] = ContextVar("headwater_unit", default=None)
+current_request: ContextVar[RequestFacts | None] = ContextVar("headwater_request", default=None)
 Slot = tuple[str, Key]
 Mark = tuple[int, int, dict[Slot, Write], int, int]
 
@@ -58,6 +60,20 @@ _NO_ENTRIES = cast("dict[Any, Any]", MappingProxyType({}))
 _NO_MEMBERS = cast("set[Any]", frozenset())
 
 
+class RequestFacts(Protocol):
+    """What is known of the HTTP request that runs."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """For logs: app, method and path template."""
+        ...
+
+    @property
+    def tracestate(self) -> str:
+        """What the caller's tracing system wants to be passed on with the trace."""
+        ...
+
+
 class UnitOfWork:
     """Collects one commit. `settle` entries of the handled deliveries are added by the runtime."""
 
@@ -71,6 +87,10 @@ class UnitOfWork:
     _submitted = False
     closed = False
     why = ""
+    handling = ""
+    """The message, in a step, and in an attempt at one event of a batch."""
+    tracer: Tracer | None = None
+    """Set where the unit's trace is sampled."""
     deliveries: Sequence[Delivery] = ()
     failures: dict[int, Exception] = _NO_ENTRIES
     failed_groups: set[str | None] = _NO_MEMBERS
@@ -103,6 +123,11 @@ class UnitOfWork:
     @property
     def trace(self) -> str:
         return self._commit.trace
+
+    @property
+    def span(self) -> str:
+        """The id of the span that the unit's code runs in."""
+        return span_of(self._commit.id)
 
     @property
     def writes_anything(self) -> bool:

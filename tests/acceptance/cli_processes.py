@@ -72,6 +72,11 @@ def make_depot(folder: Path) -> Path:
     return _make_folder(folder, "depot")
 
 
+def make_noisy(folder: Path) -> Path:
+    """A folder with the sample app that logs, and its settings."""
+    return _make_folder(folder, "noisy")
+
+
 def _make_folder(folder: Path, app: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / f"{app}.py").write_text((Path(__file__).parent / f"{app}_app.py").read_text("utf-8"), "utf-8")

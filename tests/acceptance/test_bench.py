@@ -19,6 +19,7 @@ SMALL = {
     "overload": 300,
     "reading": 20_000,
     "dataset": 20_000,
+    "operations": 1_000,
 }
 
 

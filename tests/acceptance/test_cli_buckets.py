@@ -66,6 +66,47 @@ def test_streams_go_through_standard_input_and_output(depot: Path) -> None:
     cli(depot, "bucket", "put", "depot/files", "-").failed(2)
 
 
+def test_older_versions_are_listed_and_read(depot: Path) -> None:
+    for content in (b"first", b"second"):
+        assert run(depot, "bucket", "put", "depot/kept", "-", "a", stdin=content).returncode == 0
+    listed = cli(depot, "bucket", "ls", "depot/kept", "--versions", "a", "--json").ok().json
+    (old,) = [item["version"] for item in listed["items"]]
+    assert old in cli(depot, "bucket", "ls", "depot/kept", "--versions", "a").ok().out
+    got = run(depot, "bucket", "get", "depot/kept", "a", "-", "--version", old)
+    assert got.stdout == b"first"
+    assert run(depot, "bucket", "get", "depot/kept", "a", "-").stdout == b"second"
+    cli(depot, "bucket", "get", "depot/kept", "a", "-", "--version", "0" * 16).failed(4)
+    cli(depot, "bucket", "ls", "depot/kept", "a", "--versions", "a").failed(2)
+    cli(depot, "bucket", "ls", "depot/files", "--versions", "a").failed(1)
+
+
+def test_the_bucket_s_limit_holds(depot: Path) -> None:
+    refused = run(depot, "bucket", "put", "depot/small", "-", "a", stdin=bytes(1001))
+    assert refused.returncode == 1
+    assert b"1000" in refused.stderr
+    assert run(depot, "bucket", "put", "depot/small", "-", "a", stdin=bytes(1000)).returncode == 0
+
+
+def test_a_bucket_s_rows_are_reached_through_the_bucket_only(depot: Path) -> None:
+    assert "headwater bucket" in cli(depot, "table", "get", "depot/kept", "a").failed(1).err
+
+
+def test_another_store_s_objects_are_refused_without_a_server_too(tmp_path: Path) -> None:
+    one, two = make_depot(tmp_path / "one"), make_depot(tmp_path / "two")
+    for folder in (one, two):
+        with Serving(folder) as server:
+            assert server.url
+            assert run(folder, "bucket", "put", "depot/files", "-", "a", stdin=folder.name.encode()).returncode == 0
+    environment = {**clean_environment(), "HEADWATER_OBJECTS": str(two / ".headwater" / "objects")}
+    for arguments in (("get", "depot/files", "a", "-"), ("put", "depot/files", "depot.py")):
+        refused = subprocess.run(
+            [*HEADWATER, "bucket", *arguments], cwd=one, env=environment, capture_output=True, timeout=60, check=False
+        )
+        assert refused.returncode == 1
+        assert b"another store" in refused.stderr
+    assert run(one, "bucket", "get", "depot/files", "a", "-").stdout == b"one"
+
+
 def run(folder: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [*HEADWATER, *arguments],

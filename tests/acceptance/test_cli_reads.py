@@ -193,5 +193,5 @@ def test_topic_subscriptions(fed: Fed) -> None:
 
 
 def test_doctor(fed: Fed) -> None:
-    assert fed.read("doctor") == {"sound": True, "damage": []}
+    assert fed.read("doctor") == {"sound": True, "damage": [], "unreferenced_blobs": 0}
     assert fed.text("doctor") == "the store is sound\n"

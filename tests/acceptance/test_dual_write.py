@@ -65,6 +65,15 @@ class Clients:
                     return
                 self.acknowledged[price] = id
 
+    async def have_written(self, more: int) -> None:
+        """Wait until so many more writes are acknowledged."""
+        enough = len(self.acknowledged) + more
+        for _ in range(20_000):
+            if len(self.acknowledged) >= enough:
+                return
+            await asyncio.sleep(0.001)
+        raise TimeoutError("the service does not answer")
+
     async def write_all(self, address: str, writers: int = WRITERS) -> None:
         async with asyncio.timeout(20):
             await asyncio.gather(*(self.write(address, writer) for writer in range(writers)))
@@ -150,7 +159,8 @@ async def test_kills_at_any_time(tmp_path: Path) -> None:
     for _ in range(5):
         with service(tmp_path) as (address, pid):
             writing = asyncio.create_task(clients.write_all(f"{address}/catalog"))
-            await asyncio.sleep(roll.uniform(0.05, 0.3))
+            await clients.have_written(roll.randint(1, 40))
+            await asyncio.sleep(roll.uniform(0, 0.02))
             subprocess.run(["kill", "-9", pid], check=True)
             await writing
     assert await check(clients, tmp_path) >= 20

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 25
 SMALL_APP = """
 from headwater import App
 
@@ -91,12 +89,10 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 def test_the_tour_of_the_apps_comes_true(tmp_path: Path) -> None:
-    begun = time.monotonic()
     done = subprocess.run(
-        command("tour", "--once"), cwd=project(tmp_path), capture_output=True, text=True, timeout=55, check=False
+        command("tour", "--once"), cwd=project(tmp_path), capture_output=True, text=True, timeout=110, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - begun < LIMIT_S
     drafts = [json.loads(line) for line in (ROOT / "apps/catalog/samples/products.jsonl").read_text().splitlines()]
     tools = [draft["price_cents"] for draft in drafts if draft["category"] == "tools"]
     assert re.search(rf"tools +{len(tools)} products +{sum(tools) / 100:.2f}\n", done.stdout)
@@ -106,6 +102,13 @@ def test_the_tour_of_the_apps_comes_true(tmp_path: Path) -> None:
     assert re.search(r"GET /intake/data/\S+ as ann: 200, as bob: 404\n", done.stdout)
     assert "stored for ann, under the id that it was accepted with\n" in done.stdout
     assert re.search(r"30 POSTs at once as max: 2\d accepted and stored, \d+ answered 429\n", done.stdout)
+    assert "headwater tail directory/departments: Garden modified, Kitchen modified\n" in done.stdout
+    assert "put once more: unchanged" in done.stdout
+    assert "headwater dlq ls directory/load-staff: one letter, after one receive" in done.stdout
+    assert "started, the vendor calls it del-000001\n" in done.stdout
+    assert re.search(r"SELECT count.* LIKE '%Quibbleworth%'\": 0\n", done.stdout)
+    assert re.search(r" 17 +completed +del-000001\n", done.stdout)
+    assert re.search(r"tech@erasure\.example  The vendor's answers have changed \(customer 19", done.stdout)
     assert "/catalog/docs\n" in done.stdout
     assert "/intake/\n" in done.stdout
     assert "\x1b" not in done.stdout

@@ -15,6 +15,7 @@ import pytest
 from headwater.blobs import CHUNK, BlobStore, blob_id
 from headwater.errors import DeclarationError, HeadwaterError, InvalidValue, StoreError, TooLarge, UnknownResource
 from headwater.objects import make_blobs
+from tests.conformance.s3_service import bucket_of, make_s3_place, s3_service
 
 pytestmark = pytest.mark.anyio
 STORES = os.environ.get("HEADWATER_TEST_BLOBS", "local,s3").split(",")
@@ -25,17 +26,8 @@ Make = Callable[[], BlobStore]
 
 @pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def bucket_of(folder: Path) -> str:
-    return hashlib.sha256(str(folder).encode()).hexdigest()[:20]
+    with s3_service() as endpoint:
+        yield endpoint
 
 
 def unfinished(folder: Path) -> list[str]:
@@ -53,15 +45,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     if request.param == "local":
         return lambda: make_blobs(str(tmp_path / "deep" / "objects"))
     endpoint = request.getfixturevalue("s3_endpoint")
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    httpx.put(f"{endpoint}/{bucket_of(tmp_path)}").raise_for_status()
-    return lambda: make_blobs(f"s3://{bucket_of(tmp_path)}/some/prefix")
+    url = make_s3_place(endpoint, tmp_path, monkeypatch)
+    return lambda: make_blobs(url)
 
 
 @pytest.fixture
@@ -193,8 +178,10 @@ async def test_a_place_has_one_owner(make: Make, blobs: BlobStore) -> None:
     again, other = make(), make()
     await again.open("me")
     assert await content(again, id, 0, 1) == b"x"
-    with pytest.raises(DeclarationError, match="another store, me"):
-        await other.open("you")
+    await again.check("me")
+    for take in (other.check, other.open):
+        with pytest.raises(DeclarationError, match="another store, me"):
+            await take("you")
     await again.close()
     await other.close()
 

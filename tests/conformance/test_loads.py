@@ -213,6 +213,33 @@ async def test_a_load_based_on_an_older_one_is_refused(opened: Store) -> None:
     assert await seen(opened) == {"a": 1}
 
 
+async def test_a_key_of_another_scope_is_refused_until_that_scope_leaves_it(opened: Store) -> None:
+    await load(opened.engine, TABLE, {"a": row(1), "b": row(1)}, scope="one")
+    with pytest.raises(InvalidValue, match="'b', which belongs to the scope 'one'") as refused:
+        await stage(opened.engine, TABLE, {"b": row(2), "c": row(2)}, scope="two")
+    assert refused.value.hint
+    assert await seen(opened) == {"a": 1, "b": 1}
+    await load(opened.engine, TABLE, {"a": row(1)}, scope="one", missing="keep")
+    with pytest.raises(InvalidValue):
+        await stage(opened.engine, TABLE, {"b": row(2)}, scope="two")
+    await load(opened.engine, TABLE, {"a": row(1)}, scope="one", missing="expire", grace_ms=60_000)
+    await load(opened.engine, TABLE, {"b": row(2), "c": row(2)}, scope="two")
+    await load(opened.engine, TABLE, {"a": row(3)}, scope="one")
+    await opened.advance(120)
+    assert await seen(opened) == {"a": 3, "b": 2, "c": 2}
+
+
+async def test_two_scopes_that_stage_the_same_key_at_once_do_not_both_get_it(opened: Store) -> None:
+    second = await opened.engine.begin_load(TABLE, "two")
+    await second.add(documents({"a": row(2), "b": row(2)}))
+    first, *_ = await stage(opened.engine, TABLE, {"b": row(1)}, scope="one")
+    await flip(opened.engine, first)
+    with pytest.raises(InvalidValue, match="'b', which belongs to the scope 'one'"):
+        await second.finish("delete", 0, 1.0)
+    second.close()
+    assert await seen(opened) == {"b": 1}
+
+
 async def test_another_scope_waits_for_the_rows_to_be_in_place(opened: Store) -> None:
     one, *_ = await stage(opened.engine, TABLE, {"a": row(1)}, scope="one")
     two, *_ = await stage(opened.engine, TABLE, {"b": row(2)}, scope="two")

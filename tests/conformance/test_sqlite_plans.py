@@ -9,7 +9,7 @@ import pytest
 
 from headwater.catalog import IndexSpec, TableSpec
 from headwater.engine import Query
-from headwater.engines.sqlite import batch, loading, pending, records, staging
+from headwater.engines.sqlite import batch, forgetting, loading, pending, records, scopes, staging
 from headwater.engines.sqlite.engine import SqliteEngine
 from tests.conformance.workbench import Store
 
@@ -22,6 +22,7 @@ BATCHES = [
     (staging._MEMBERS, 4),
     (staging._VERSIONS, 3),
     (staging._BODIES, 3),
+    (scopes._HELD, 4),
 ]
 STATEMENTS = [
     *(statement.format(keys=KEYS[width]) for statement, width in BATCHES),
@@ -36,6 +37,13 @@ STATEMENTS = [
     staging.MEMBERS_AFTER,
     staging.STAND,
     staging.NEXT_STAGED,
+    forgetting.OWN,
+    forgetting.TRACE,
+    forgetting.LETTERS,
+    forgetting.CLAIMS,
+    forgetting.MEMBERS,
+    scopes._OTHERS,
+    scopes.STAGED_OF,
     records._TRIED,
     records._DEAD,
     records._WAITING,

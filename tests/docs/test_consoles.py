@@ -67,6 +67,7 @@ class Terminal:
             "NO_COLOR": "1",
             "COLUMNS": "200",
             "HEADWATER_LOG_LEVEL": "warning",
+            "HEADWATER_TRACE_SAMPLE": "0",
         }
 
     def run(self, command: str, shown: str) -> None:

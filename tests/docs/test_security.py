@@ -15,7 +15,17 @@ from tests.docs.pages import DOCS, ROOT
 PAGE = DOCS / "security.md"
 _ROW = re.compile(r"^\| (.+) \|$", re.MULTILINE)
 _TEST = re.compile(r"`([\w/]+\.py)::([^`]+)`")
-GROUPS = ["Tokens", "API keys and admission", "Tenants", "Webhooks", "Input", "Secrets", "Transport", "Overload"]
+GROUPS = [
+    "Tokens",
+    "API keys and admission",
+    "Tenants",
+    "Uploads",
+    "Webhooks",
+    "Input",
+    "Secrets",
+    "Transport",
+    "Overload",
+]
 _NOT_RUN = re.compile(r"\b(skip|skipif|xfail|importorskip)\b")
 
 

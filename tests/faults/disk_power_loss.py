@@ -122,11 +122,19 @@ def images(steps: list[Step], base: Path, place: Path) -> Iterator[tuple[int, st
             yield done, target.name
 
 
+def image_after(steps: list[Step], base: Path, place: Path, names: State, content: State) -> None:
+    """Write what one cut after these steps leaves of `base` to `place`."""
+    model = _Model(base)
+    for step in steps:
+        model.apply(step)
+    _write(model.root, place, names, content)
+
+
 STATES: tuple[State, State] = ("flushed", "present")
 
 
 def _write(folder: _Folder, place: Path, names: State, content: State) -> None:
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     for name, entry in (folder.flushed if names == "flushed" else folder.names).items():
         if isinstance(entry, _Folder):
             _write(entry, place / name, names, content)

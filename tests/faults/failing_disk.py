@@ -1,11 +1,15 @@
-"""A VFS whose disk fails on demand: it is full from a given size on, or its writes and flushes fail."""
+"""Disks that fail on demand: a VFS that is full from a given size on or fails to write and flush; a small disk."""
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import apsw
+import pytest
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -54,3 +58,15 @@ class _FailingFile(apsw.VFSFile):
         if self._vfs.fault == "flush":
             self._vfs.fail(apsw.IOError)
         super().xSync(flags)
+
+
+@contextmanager
+def small_disk(place: Path, mebibytes: int) -> Iterator[None]:
+    """A file system of this size, until the block ends; skips the test where none can be mounted."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(place)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from headwater.errors import DeclarationError, StoreFull, UnknownResource
 from headwater.objects.local import LocalBlobs
 from headwater.testing import Harness
 from tests.faults.disk_power_loss import RecordingDisk, images
+from tests.faults.failing_disk import small_disk
 from tests.faults.object_victim import KEYS, POINTS, PUTTERS, declare, puts_in
 from tests.faults.processes import ROOT
 
@@ -178,17 +178,6 @@ async def test_a_flush_that_is_left_out_is_seen(tmp_path: Path, leave_out: str, 
 
 
 # Full
-
-
-@contextmanager
-def small_disk(place: Path, mebibytes: int) -> Iterator[None]:
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(place)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a small file system can be mounted by root only")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 async def test_a_full_disk_refuses_an_upload_and_keeps_nothing_of_it(tmp_path: Path) -> None:

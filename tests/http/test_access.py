@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import pytest
@@ -111,6 +112,25 @@ async def test_a_plan_is_required_of_a_key(harness: StartHarness) -> None:
         assert (answer.status_code, answer.json()["error"]) == (403, "Forbidden")
         assert answer.json()["detail"] == "this needs an API key of the usage plan 'subscriber'"
     assert (await h.client(app).get("/")).status_code == 401
+
+
+async def test_one_of_several_plans_is_required(harness: StartHarness) -> None:
+    app = App("desk")
+    telling(app, "/", require(plan=("subscriber", "internal")))
+    h = await harness(app, plans={"subscriber": {"rate": 1, "burst": 1}, "internal": {}, "free": {}})
+    subscriber, internal = h.client(app, key="subscriber"), h.client(app, key="internal")
+    assert [(await subscriber.get("/")).status_code for _ in range(3)] == [200, 429, 429]
+    assert [(await internal.get("/")).status_code for _ in range(3)] == [200] * 3
+    refused = await h.client(app, key="free").get("/")
+    assert refused.status_code == 403
+    assert refused.json()["detail"] == "this needs an API key of the usage plan 'internal' or 'subscriber'"
+    assert (await h.client(app, token={"sub": "ann"}).get("/")).status_code == 403
+
+
+@pytest.mark.parametrize("plan", [(), [""], ("free", "")])
+def test_no_plan_by_accident(plan: Sequence[str]) -> None:
+    with pytest.raises(DeclarationError, match="names no usage plan"):
+        require(plan=plan)
 
 
 @pytest.mark.parametrize("role", ["", "two words"])

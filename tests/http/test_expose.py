@@ -263,6 +263,10 @@ async def test_lists_filter_by_the_key_and_by_indexes(client: httpx.AsyncClient)
     assert await ids(shelf="x", year="2001") == "1"
     assert await ids(shelf="x", year_to="2001", order="desc") == "10"
     assert await ids(shelf="none") == ""
+    assert await ids(id_prefix="1") == "1"
+    assert await ids(id_from="1", id_to="3", order="desc") == "321"
+    assert await ids(shelf_prefix="x") == await ids(shelf="x")
+    assert await ids(shelf_from="x") == "02139"
 
 
 @pytest.mark.parametrize(
@@ -273,6 +277,8 @@ async def test_lists_filter_by_the_key_and_by_indexes(client: httpx.AsyncClient)
         ("title=a", ["title"]),
         ("shelf=a&title=x&year=1", ["shelf", "title", "year"]),
         ("id=1&shelf=a", ["id", "shelf"]),
+        ("id=1&id.prefix=1", ["id", "id.prefix"]),
+        ("shelf.prefix=a&title=x", ["shelf.prefix", "title"]),
         ("shelf=a&title=x&title.from=y", ["title.from"]),
         ("shelf=a&year.prefix=2", ["year.prefix"]),
         ("shelf=a&year=x", ["year"]),

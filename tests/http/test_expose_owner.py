@@ -245,7 +245,7 @@ class Nameless(Auth):
 async def test_an_empty_subject_owns_nothing(harness: StartHarness, key: str | tuple[str, str]) -> None:
     app = App("loose")
     notes = app.table("notes", Note, key=key, indexes={"mine": "user_id"})
-    nameless = Nameless(frozenset(), "", "", open=False)
+    nameless = Nameless(frozenset(), frozenset(), "", open=False)
     app.expose(notes, "/notes", read=nameless, write=nameless, owner="user_id")
     client = (await harness(app)).client(app)
     if key == "id":

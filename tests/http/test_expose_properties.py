@@ -79,12 +79,14 @@ INDEXES: dict[str, str | tuple[str, str]] = {
 @st.composite
 def lists(draw: st.DrawFn) -> tuple[dict[str, str], Callable[[dict[str, Any]], bool], Keyed]:
     """Parameters, which rows they stand for, and in what order."""
-    way = draw(st.sampled_from(["all", "id", "rank", "label", "labels"]))
+    way = draw(st.sampled_from(["all", "id", "rank", "label", "labels", "ids", "texts"]))
     if way == "all":
         return {}, lambda row: True, lambda row: (row["id"],)
     if way in ("id", "labels"):
         field, value = ("id", draw(ids)) if way == "id" else ("label", draw(text))
         return {field: value}, lambda row: value not in ("",) and row[field] == value, lambda row: (row["id"],)
+    if way in ("ids", "texts"):
+        return draw(ranges("id" if way == "ids" else "label"))
     kind = draw(text)
     values: st.SearchStrategy[Any] = st.integers(-3, 3) if way == "rank" else text
     bounds = draw(st.dictionaries(st.sampled_from(["from", "to"]), values, max_size=2))
@@ -108,6 +110,24 @@ def lists(draw: st.DrawFn) -> tuple[dict[str, str], Callable[[dict[str, Any]], b
     needed = bounds or {"from": -9 if way == "rank" else ""}
     parameters = {f"{way}.{name}".rstrip("."): str(value) for name, value in needed.items()}
     return {"kind": kind, **parameters}, fits, lambda row: (row[way], row["id"])
+
+
+@st.composite
+def ranges(draw: st.DrawFn, field: str) -> tuple[dict[str, str], Callable[[dict[str, Any]], bool], Keyed]:
+    """A range of the key, or of an index's partition, in place of its value."""
+    kinds = st.sampled_from(["from", "to", "prefix"])
+    bounds = draw(st.dictionaries(kinds, ids if field == "id" else text, min_size=1, max_size=3))
+
+    def fits(row: dict[str, Any]) -> bool:
+        value: str = row[field]
+        return (
+            value != ""
+            and value >= bounds.get("from", "")
+            and ("to" not in bounds or value <= bounds["to"])
+            and value.startswith(bounds.get("prefix", ""))
+        )
+
+    return {f"{field}.{name}": value for name, value in bounds.items()}, fits, lambda row: (row[field], row["id"])
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -44,7 +44,7 @@ class Broken(Auth):
 def shop() -> App:
     app = App("shop")
     items = app.table("items", Item, key="id")
-    broken = Broken(frozenset(), "", "", open=False)
+    broken = Broken(frozenset(), frozenset(), "", open=False)
     app.expose(items, "/items", read=anyone(), write=anyone())
     app.expose(items, "/closed", read=require("x"))
     app.expose(items, "/broken", read=broken)
@@ -130,9 +130,23 @@ async def test_the_apps_own_handlers_of_errors_are_asked(harness: StartHarness, 
         async def admit(self, scope: Any) -> Caller:
             raise kind("refused")
 
-    refusing = Refusing(frozenset(), "", "", open=False)
+    refusing = Refusing(frozenset(), frozenset(), "", open=False)
     app.ingest(app.queue("other"), "/other", auth=refusing)
     app.http.add_exception_handler(kind, told)
     h = await harness(app)
     answer = await h.client(app).post("/other", json={})
     assert (answer.status_code, answer.json()) == (418, {"told": "refused"})
+
+
+async def test_the_lane_closes_for_telemetry_of_the_app_and_not_for_the_sdk_alone(
+    harness: StartHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    app = shop()
+    await harness(app)
+    assert find(app, "POST", "/items") is not None
+    provider = TracerProvider()
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    assert find(app, "POST", "/items") is None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 
-from headwater import App, Caller, anyone, require
+from headwater import App, Auth, Caller, anyone, require
 from headwater.engines import make_engine
 from headwater.errors import DeclarationError, StoreFull, Throttled
 from headwater.http import metering
@@ -163,9 +163,10 @@ async def test_a_key_is_metered_by_its_own_plan_wherever_it_goes(harness: StartH
     assert await counts(h) == [9]
 
 
-async def test_a_plan_that_is_not_declared_refuses_the_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("auth", [require(throttle="missing"), require(plan=["missing"])])
+async def test_a_plan_that_is_not_declared_refuses_the_start(tmp_path: Path, auth: Auth) -> None:
     clock = VirtualClock()
-    supervisor = Supervisor([make_app(require(throttle="missing"))], make_engine(f"sqlite:{tmp_path}"), clock)
+    supervisor = Supervisor([make_app(auth)], make_engine(f"sqlite:{tmp_path}"), clock)
     with pytest.raises(DeclarationError, match="names the usage plan 'missing', which is not declared") as refused:
         await supervisor.start()
     assert "[default.plans.missing]" in refused.value.hint

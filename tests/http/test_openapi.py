@@ -138,7 +138,8 @@ def test_parameters_and_bodies(document: dict[str, Any]) -> None:
         "note",
     ] + [f"note.{kind}" for kind in ("from", "to", "prefix")]
     assert names("/own/{id}", "put") == ["id", "If-Match", "If-None-Match", "Idempotency-Key"]
-    assert names("/seats", "get")[4:] == ["hall", "number", "number.from", "number.to"]
+    halls = ["hall", "hall.from", "hall.to", "hall.prefix"]
+    assert names("/seats", "get")[4:] == [*halls, "number", "number.from", "number.to"]
     assert names("/open", "post") == ["Idempotency-Key"]
     schemas = document["components"]["schemas"]
     assert "user_id" not in schemas["own.new"]["properties"]

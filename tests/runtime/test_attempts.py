@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headwater import App, Discard, Event, HeadwaterError, Retry, UnitClosed, step, wait
+from headwater import App, Discard, Event, HeadwaterError, Retry, Undeliverable, UnitClosed, step, wait
 from headwater.pytest_plugin import StartHarness
 from headwater.unit import MAX_DOCUMENT
 from tests.runtime.samples import Item, Job, until, waiting
@@ -89,6 +89,23 @@ async def test_discard_acknowledges_without_effect(harness: StartHarness) -> Non
     assert len(runs) == 1
     assert await items.get("a") is None
     assert await h.dead_letters() == []
+
+
+async def test_what_is_undeliverable_is_a_dead_letter_at_once_without_effect(harness: StartHarness) -> None:
+    app = App("shop")
+    items, jobs = app.table("items", Item, key="id"), app.queue("jobs", Job, max_receives=9)
+
+    @app.on(jobs)
+    async def work(event: Event[Job]) -> None:
+        await items.put(Item(id="a"))
+        raise Undeliverable("nobody can")
+
+    h = await harness(app)
+    await jobs.send(Job())
+    await h.run_until_idle()
+    (letter,) = await h.dead_letters(jobs)
+    assert (letter.receives, letter.reason) == (1, "Undeliverable: nobody can")
+    assert await items.get("a") is None
 
 
 async def test_what_cannot_be_decoded_goes_straight_to_the_dead_letters(harness: StartHarness) -> None:

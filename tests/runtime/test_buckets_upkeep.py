@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from headwater import App, DeclarationError, Event, ObjectInfo, UnknownResource
+from headwater import App, DeclarationError, Event, InvalidValue, ObjectInfo, UnknownResource
 from headwater.pytest_plugin import StartHarness
+from headwater.runtime.admin import Admin
 from headwater.testing import Harness
 from tests.runtime.uploads import blobs_of, declare, follow
 
@@ -172,3 +173,23 @@ async def test_a_second_store_may_not_take_the_place(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match="another store"):
         async with Harness(app, store=tmp_path / "other"):
             pass
+
+
+@pytest.mark.parametrize("table", ["shop/uploads", "shop/uploads.versions", "shop/uploads.gone"])
+async def test_row_operations_leave_a_bucket_s_rows_alone(harness: StartHarness, table: str) -> None:
+    app, bucket = declare(versions=True)
+    h = await harness(app)
+    await bucket.put("a", b"1")
+    admin = Admin(h.supervisor.engine, h.supervisor)
+    operations: dict[str, dict[str, Any]] = {
+        "table-get": {"key": ["a"]},
+        "table-put": {"value": {"key": "a"}},
+        "table-delete": {"key": ["a"]},
+        "table-query": {},
+        "table-history": {"key": ["a"]},
+    }
+    for operation, parameters in operations.items():
+        with pytest.raises(InvalidValue) as refused:
+            await admin.call(operation, {"table": table, **parameters})
+        assert "headwater bucket" in refused.value.hint
+    assert await bucket.get("a") == b"1"

@@ -413,6 +413,26 @@ async def test_a_stop_while_the_disk_is_full_is_prompt(tmp_path: Path) -> None:
         assert await items.get("a") is not None
 
 
+async def test_time_passes_over_a_paused_queue_with_a_delayed_message(harness: StartHarness) -> None:
+    app = App("shop")
+    jobs = app.queue("jobs", Job)
+    handled: list[int] = []
+
+    @app.on(jobs)
+    async def work(event: Event[Job]) -> None:
+        handled.append(event.data.n)
+
+    h = await harness(app)
+    await h.supervisor.engine.pause(jobs.name, True)
+    await jobs.send(Job(n=1), delay="5m")
+    async with asyncio.timeout(5):
+        await h.advance(minutes=10)
+    assert handled == []
+    await h.supervisor.engine.pause(jobs.name, False)
+    await h.run_until_idle()
+    assert handled == [1]
+
+
 async def test_a_clients_answers_come_from_the_app(harness: StartHarness) -> None:
     app = App("shop")
 
@@ -423,3 +443,23 @@ async def test_a_clients_answers_come_from_the_app(harness: StartHarness) -> Non
     h = await harness(app)
     answer: httpx.Response = await h.client(app, headers={"x": "y"}).get("/hello")
     assert answer.json() == "hi"
+
+
+async def test_a_delayed_message_of_a_paused_queue_waits_in_peace_and_comes_when_it_is_resumed(
+    harness: StartHarness,
+) -> None:
+    app, seen = App("shop"), list[float]()
+    jobs = app.queue("jobs", Job)
+
+    @app.on(jobs)
+    async def work(event: Event[Job]) -> None:
+        seen.append(h.clock.monotonic())
+
+    h = await harness(app)
+    await h.supervisor.engine.pause("shop/jobs", True)
+    await jobs.send(Job(), delay="1m")
+    await h.advance(hours=1)
+    assert seen == []
+    await h.supervisor.engine.pause("shop/jobs", False)
+    await h.run_until_idle()
+    assert seen == [3600]

@@ -12,7 +12,7 @@ from fastapi import HTTPException
 
 from headwater import App, Change, Conflict, Event, InvalidValue
 from headwater.datasets import csv
-from headwater.errors import DeclarationError, LoadRefused
+from headwater.errors import DeclarationError, LoadRefused, TooManyRejected
 from headwater.loads import LoadSummary
 from headwater.pytest_plugin import StartHarness
 from headwater.testing import Harness
@@ -205,6 +205,26 @@ async def test_a_refused_load_is_told_and_alarms_once(harness: StartHarness) -> 
     (alarm,) = await waiting(h, alarms)
     assert (alarm["name"], alarm["resource"]) == ("load-refused", "shop/rows#x")
     assert await h.supervisor.engine.sweep_loads(100) == 0, "what was staged is gone, or nothing was"
+
+
+async def test_a_file_with_too_many_rejects_is_a_refused_load(harness: StartHarness) -> None:
+    app = App("shop")
+    rows = app.table("rows", Item, key="id")
+    alarms = app.queue("alarms", dict)
+    app.foreign("headwater/alarms", dict).to(alarms)
+    h = await harness(app)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"id,n\na,1\nb,many\n"
+
+    await refusal(rows.load(csv.read(body(), Item)), TooManyRejected)
+    assert await ids(rows) == []
+    (summary,) = await rows.loads()
+    assert (summary.state, summary.rejected) == ("refused", 1)
+    assert "line 3, n" in summary.detail
+    await h.run_until_idle()
+    (alarm,) = await waiting(h, alarms)
+    assert (alarm["name"], alarm["resource"]) == ("load-refused", "shop/rows#")
 
 
 async def test_a_source_is_recognised_while_its_rows_stand(harness: StartHarness) -> None:

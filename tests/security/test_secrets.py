@@ -28,6 +28,8 @@ from tests.acceptance.test_cli_webhooks import Endpoint
 
 STORED = "a row that is stored 5f0c2b7e"
 """What must be found: the same search finds what is there."""
+EVERYTHING = "SELECT k.*, w.*, e.* FROM events e LEFT JOIN headwater_keys k ON 1 LEFT JOIN headwater_webhooks w ON 1"
+"""A statement that shows all that SQL can see of keys and webhooks."""
 HOLDERS = {"development.key", "secret.key"}
 SETTINGS = """
 [default]
@@ -52,6 +54,14 @@ rate = 1000
 [default.webhooks]
 allow = ["127.0.0.0/8"]
 http = true
+
+[default.smtp]
+host = "127.0.0.1"
+port = 9
+security = "none"
+sender = "vault@example.org"
+username = "vault"
+password = "env:SMTP_PASSWORD"
 """
 
 
@@ -71,6 +81,7 @@ class Canaries:
     partner_secret: str = field(default_factory=lambda: random_text() + random_text())
     declared_hook: str = field(default_factory=hook_secret)
     given_hook: str = field(default_factory=hook_secret)
+    smtp_password: str = field(default_factory=random_text)
     basic: str = field(default_factory=random_text)
     refused: str = field(default_factory=random_text)
     found: dict[str, str] = field(default_factory=dict)
@@ -107,6 +118,7 @@ class Vault:
             "HEADWATER_LOG": log,
             "HEADWATER_LOG_LEVEL": "debug",
             "PARTNER_SECRET": self.canaries.partner_secret,
+            "SMTP_PASSWORD": self.canaries.smtp_password,
             "VAULT_VENDOR_TOKEN": self.canaries.vendor_token,
             "VAULT_HOOK_URL": self.endpoint.url("/declared"),
             "VAULT_HOOK_SECRET": self.canaries.declared_hook,
@@ -283,14 +295,25 @@ def look_at_everything(vault: Vault) -> None:
         (row, *_) = [event for event in events if event["source"] == "vault/notes"]
         (letter, *_) = [letter for letter in ask("dead-letters")["dead_letters"] if letter["queue"] == "vault/jobs"]
         known = {"queue": "vault/jobs", "table": "vault/notes", "key": row["key"], "limit": 1000}
-        ids = {"dead-letter": letter["id"], "event": letter["event"]["id"], "trace": letter["event"]["trace"]}
+        (mail, *_) = ask("mails")["mails"]
+        ids = {
+            "mail-show": mail["id"],
+            "dead-letter": letter["id"],
+            "event": letter["event"]["id"],
+            "trace": letter["event"]["trace"],
+        }
         for operation in admin.get("/v1").json()["operations"]:
             name, parameters = operation["operation"], operation["parameters"]
             if operation["writes"]:
                 continue
-            told = {**known, "id": ids.get(name, "")}
-            if name.startswith("bucket-"):  # the vault has no bucket: what refuses must tell nothing either
-                asked = {"bucket": "vault/files", "key": "a", "method": "GET"}
+            told = {**known, "id": ids.get(name, ""), "statement": EVERYTHING}
+            if name == "erasure":  # nobody was forgotten here
+                assert vault.look("admin erasure", admin.post("/v1/erasure", json={"id": "x"})).status_code == 404
+                continue
+            if name.startswith("bucket-") or name in ("op-list", "op-show", "schedule-next"):
+                # the vault has no bucket, operation or schedule: what refuses must tell nothing either
+                asked = {"bucket": "vault/files", "key": "a", "method": "GET", "kind": "vault/orders", "subject": "a"}
+                asked["schedule"] = "vault/nightly"
                 named = {p["name"]: asked[p["name"]] for p in parameters if p["required"]}
                 assert vault.look(f"admin {name}", admin.post(f"/v1/{name}", json=named)).status_code == 404
                 continue
@@ -298,7 +321,13 @@ def look_at_everything(vault: Vault) -> None:
         for table in ("headwater/keys", "headwater/usage", "headwater/webhooks", "vault/notes"):
             vault.shown[f"admin table {table}"] = json.dumps(ask("table-query", table=table)).encode()
         assert ask("table-query", table="vault/notes")["items"]
-    for command in (("trace", ids["trace"]), ("dlq", "ls"), ("dlq", "show", str(letter["id"])), ("key", "ls")):
+    for command in (
+        ("trace", ids["trace"]),
+        ("dlq", "ls"),
+        ("dlq", "show", str(letter["id"])),
+        ("key", "ls"),
+        ("mail", "ls"),
+    ):
         assert vault.command(*command)
     vault.command("topic", "subscriptions")
 

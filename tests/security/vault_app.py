@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field, SecretStr
 from pydantic_settings import BaseSettings
 from starlette.requests import Request
 
-from headwater import App, Caller, Event, anyone, require, webhook
+from headwater import App, Caller, Event, anyone, email, require, webhook
 
 
 class Settings(BaseSettings):
@@ -37,6 +37,7 @@ news.to(
         max_receives=1,
     )
 )
+news.to(email("ops@example.org"))
 app.expose(notes, "/notes", read=require("notes"), write=require("notes"), owner="user_id")
 app.ingest(jobs, "/jobs", auth=require())
 

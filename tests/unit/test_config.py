@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headwater.config import Config, absolute_store, admin_socket, find_folder, load_config
+from headwater.config import FILE, Config, absolute_store, admin_socket, find_folder, load_config
 from headwater.errors import DeclarationError
 
 
@@ -129,3 +129,27 @@ def test_other_public_urls_are_refused(tmp_path: Path, url: str) -> None:
     write(tmp_path, f'[default]\npublic_url = "{url}"\n')
     with pytest.raises(DeclarationError, match="public_url"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ('metrics = "9464"', "127.0.0.1:9464"),
+        ('metrics = ":9464"', "127.0.0.1:9464"),
+        ('metrics = "localhost:http"', "127.0.0.1:9464"),
+        ("[default.alarms]\ntypo = false", "no built-in alarm 'typo'"),
+        ('[default.alarms]\noldest-message = { above = "soon" }', "'soon' is not a duration"),
+        ("[default.alarms]\nhandler-failing = { datapoints = [4, 3] }", "m of the last n"),
+        ("[default.alarms]\ndead-letters = { beyond = 1 }", "beyond"),
+    ],
+)
+def test_settings_of_metrics_and_alarms_are_judged(tmp_path: Path, setting: str, said: str) -> None:
+    (tmp_path / FILE).write_text(f"[default]\n{setting}\n")
+    with pytest.raises(DeclarationError) as refused:
+        load_config(tmp_path, environ={})
+    assert said in str(refused.value)
+
+
+def test_an_address_of_metrics_may_be_one_of_ipv6(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('[default]\nmetrics = "[::1]:9464"\n')
+    assert load_config(tmp_path, environ={}).metrics_address == ("::1", 9464)

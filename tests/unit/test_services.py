@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import httpx
 import pytest
 
 from headwater import App, DeclarationError
-from headwater.services import _carry_trace
+from headwater.tracing import Span, read_traceparent
 from headwater.unit import Origin
 from headwater.work import UnitOfWork, current
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 class Reach:
@@ -24,6 +28,9 @@ class Reach:
     blobs: Any = None
     uncommitted: Any = None
     presigner: Any = None
+    tracer: Any = None
+    mail: Any = None
+    recorder: Any = None
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         return (None, "http://shop.test/shop") if app == "shop" else (None, None)
@@ -43,19 +50,91 @@ async def test_a_service_is_the_app_of_its_name_or_its_base_url() -> None:
         await service.close()
 
 
-async def test_requests_carry_the_units_trace_unless_they_have_one() -> None:
-    trace = "0af7651916cd43dd8448eb211c80319c"
-    plain = httpx.Request("GET", "http://x.test")
-    await _carry_trace(plain)
-    assert "traceparent" not in plain.headers
+class Kept:
+    """A tracer that keeps what it is given, of sampled traces."""
+
+    def __init__(self, *sampled: str) -> None:
+        self.sampled = sampled
+        self.spans: list[Span] = []
+
+    def samples(self, trace: str) -> bool:
+        return trace in self.sampled
+
+    def ask(self, trace: str) -> None:
+        raise AssertionError("nobody asked")
+
+    def now(self) -> float:
+        return 0.0
+
+    def record(self, span: Span, begun: float) -> None:
+        self.spans.append(span)
+
+
+def answering(status: int, seen: list[httpx.Request]) -> httpx.MockTransport:
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if status == 0:
+            raise httpx.ConnectError("nobody there")
+        return httpx.Response(status)
+
+    return httpx.MockTransport(answer)
+
+
+@asynccontextmanager
+async def bank(status: int, tracer: Kept) -> AsyncIterator[tuple[httpx.AsyncClient, list[httpx.Request]]]:
+    """A service's client, and the requests that reached it."""
+    seen: list[httpx.Request] = []
+
+    class Binding(Reach):
+        def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
+            return answering(status, seen), "https://bank.test/v1"
+
+    app, binding = App("till"), Binding()
+    binding.tracer = tracer
+    app.bind(binding)
+    service = app.service("bank")
+    yield service.client, seen
+    await service.close()
+
+
+@contextmanager
+def unit_in(trace: str) -> Iterator[UnitOfWork]:
     engine: Any = None
-    token = current.set(UnitOfWork(engine, Origin("cause", None, trace)))
+    unit = UnitOfWork(engine, Origin("cause", None, trace))
+    token = current.set(unit)
     try:
-        inside, own = httpx.Request("GET", "http://x.test"), httpx.Request("GET", "http://x.test")
-        own.headers["traceparent"] = "mine"
-        await _carry_trace(inside)
-        await _carry_trace(own)
+        yield unit
     finally:
         current.reset(token)
-    assert inside.headers["traceparent"].split("-")[1] == trace
-    assert own.headers["traceparent"] == "mine"
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+async def test_requests_carry_trace_and_span_of_their_unit(sampled: bool) -> None:
+    tracer = Kept(*[TRACE] * sampled)
+    async with bank(200, tracer) as (client, seen):
+        await client.get("/outside")
+        with unit_in(TRACE) as unit:
+            await client.get("/secret-path?token=secret")
+            await client.get("/own", headers={"traceparent": "mine"})
+    outside, inside, own = (request.headers.get("traceparent") for request in seen)
+    assert (outside, own) == (None, "mine")
+    context = read_traceparent(inside or "")
+    assert context is not None
+    assert (context.trace, context.sampled) == (TRACE, sampled)
+    if not sampled:
+        assert tracer.spans == []
+        return
+    (span,) = tracer.spans
+    assert (span.id, span.parent, span.kind) == (context.span, unit.span, "call")
+    assert (span.name, span.of, span.status, span.outcome) == ("GET bank", "https://bank.test", 200, "ok")
+    assert "secret" not in repr(span)
+
+
+@pytest.mark.parametrize(("status", "error"), [(503, ""), (0, "ConnectError: nobody there")])
+async def test_failed_calls_are_spans_of_any_trace(status: int, error: str) -> None:
+    tracer = Kept()
+    async with bank(status, tracer) as (client, _):
+        with unit_in(TRACE), suppress(httpx.ConnectError):
+            await client.get("/")
+    (span,) = tracer.spans
+    assert (span.outcome, span.status, span.error) == ("failed", status, error)

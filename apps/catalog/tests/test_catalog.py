@@ -195,3 +195,21 @@ async def test_every_change_is_announced_by_id_and_nothing_else_is(harness: Harn
     await client.delete("/products/p2")
     ids = await announced(harness)
     assert sorted(ids) == ["p1", "p2", "p2"]
+
+
+async def test_dead_letters_mail_the_team_and_so_does_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("the topic is closed")
+
+    monkeypatch.setattr(product_events, "publish", fail)
+    async with Harness(app, settings={"catalog": {"team": "team@example.org"}}) as h:
+        await h.client(app).post("/products", json=SKILLET)
+        await h.advance(minutes=10)
+        (letter,) = await h.dead_letters("catalog/announce")
+        assert [(mail.to, mail.subject) for mail in h.mail] == [
+            ("team@example.org", "[ALARM] catalog/announce: dead-letters")
+        ]
+        monkeypatch.undo()
+        await h.redrive(letter)
+        await h.advance(minutes=30)
+        assert [mail.subject for mail in h.mail[1:]] == ["[OK] catalog/announce: dead-letters"]

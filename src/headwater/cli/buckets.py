@@ -77,6 +77,7 @@ def get(
         str, typer.Argument(metavar="[FILE]", help="Where to; - writes to standard output.", show_default=False)
     ] = "",
     *,
+    version: Annotated[str, typer.Option("--version", metavar="VERSION", help="This version of it.")] = "",
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")] = False,
     as_json: AsJson = False,
     store: Store = "",
@@ -85,7 +86,7 @@ def get(
     """Read an object into a file, by default one with the end of its key as name. The file appears when it is whole."""
     from headwater.cli.transfers import get_object
 
-    parameters = {"bucket": bucket, "key": key}
+    parameters = {"bucket": bucket, "key": key} | ({"version": version} if version else {})
     session = Session(store, env)
     if file == "-":
         if as_json:
@@ -142,25 +143,46 @@ def list_objects(
     delimiter: Annotated[
         str, typer.Option("--delimiter", "-d", metavar="TEXT", help="Show what is below it as one prefix, as with /.")
     ] = "",
+    versions: Annotated[
+        str, typer.Option("--versions", metavar="KEY", help="The older versions of this object, newest first.")
+    ] = "",
     limit: Limit = 100,
     cursor: Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended.")] = None,
     as_json: AsJson = False,
     store: Store = "",
     env: Env = "",
 ) -> None:
-    """List objects in the order of their keys."""
-    answer = Session(store, env).call(
-        "bucket-list", bucket=bucket, prefix=prefix, delimiter=delimiter, limit=limit, cursor=cursor
-    )
+    """List objects in the order of their keys, or the older versions of one."""
+    session = Session(store, env)
+    if versions:
+        if prefix or delimiter:
+            raise UsageError("--versions lists one object: it takes no prefix and no delimiter")
+        answer = session.call("bucket-versions", bucket=bucket, key=versions, limit=limit, cursor=cursor)
+    else:
+        answer = session.call(
+            "bucket-list", bucket=bucket, prefix=prefix, delimiter=delimiter, limit=limit, cursor=cursor
+        )
     if as_json:
         print_json(answer)
         return
+    if versions:
+        _print_versions(answer["items"])
+    else:
+        _print_objects(answer)
+    if answer["cursor"]:
+        note(f"more: --cursor {answer['cursor']}")
+
+
+def _print_objects(answer: dict[str, Any]) -> None:
     rows = [("", "", "", below) for below in answer["prefixes"]]
     rows += [(o["size"], o["modified"], o["content_type"], o["key"]) for o in answer["items"]]
     rows.sort(key=lambda row: str(row[3]).encode("utf-8", "surrogatepass"))
     print_table(("size", "modified", "content type", "key"), rows, "" if rows else "objects")
-    if answer["cursor"]:
-        note(f"more: --cursor {answer['cursor']}")
+
+
+def _print_versions(items: list[dict[str, Any]]) -> None:
+    rows = [(o["size"], o["modified"], o["content_type"], o["version"]) for o in items]
+    print_table(("size", "modified", "content type", "version"), rows, "" if rows else "older versions")
 
 
 @app.command("rm")

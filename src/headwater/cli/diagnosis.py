@@ -28,7 +28,11 @@ def diagnose(session: Session) -> dict[str, Any]:
     try:
         found: dict[str, Any] = session.call("check")
     except StoreDamaged as error:
-        return {"sound": False, "damage": [f"{error.message}{error.hint and f' ({error.hint})'}"]}
+        return {
+            "sound": False,
+            "damage": [f"{error.message}{error.hint and f' ({error.hint})'}"],
+            "unreferenced_blobs": 0,
+        }
     return found
 
 

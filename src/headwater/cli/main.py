@@ -10,7 +10,24 @@ import typer
 import typer.main
 from typer.exceptions import TyperException
 
-from headwater.cli import buckets, dead_letters, exits, keys, messages, observe, queues, rows, tokens, topics
+from headwater.cli import (
+    buckets,
+    dead_letters,
+    exits,
+    forget,
+    keys,
+    mail,
+    messages,
+    metrics,
+    observe,
+    operations,
+    queues,
+    rows,
+    schedules,
+    sql,
+    tokens,
+    topics,
+)
 from headwater.cli.options import Env, Store
 from headwater.errors import HeadwaterError
 
@@ -70,7 +87,14 @@ app.add_typer(rows.app, name="table")
 app.add_typer(buckets.app, name="bucket")
 app.add_typer(topics.app, name="topic")
 app.add_typer(queues.app, name="queue")
+app.add_typer(operations.app, name="op")
+app.add_typer(schedules.app, name="schedule")
 app.add_typer(keys.app, name="key")
+app.add_typer(forget.app, name="forget")
+app.command()(sql.sql)
+app.add_typer(mail.app, name="mail")
+app.add_typer(metrics.alarms, name="alarm")
+app.command()(metrics.metrics)
 app.command()(tokens.token)
 
 

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_resources(*, as_json: AsJson = False, store: Store = "", env: Env = "") -> None:
-    """List tables, buckets, topics, queues with their depths, routes and subscriptions."""
+    """List tables, buckets, topics, schedules, queues with their depths, routes and subscriptions."""
     answer = Session(store, env).call("resources")
     if as_json:
         print_json(answer)
@@ -41,6 +41,8 @@ def list_resources(*, as_json: AsJson = False, store: Store = "", env: Env = "")
         "buckets",
     )
     print_table(("topic",), ((t["name"],) for t in answer["topics"]), "topics")
+    if answer["schedules"]:
+        print_table(("schedule",), ((s["name"],) for s in answer["schedules"]), "schedules")
     print_table(
         ("queue", "depth", "in flight", "delayed", "dead", "oldest", "state"),
         (
@@ -102,8 +104,11 @@ def status(*, as_json: AsJson = False, store: Store = "", env: Env = "") -> None
             *((name.replace("_", " "), answer["queues"][name]) for name in ("depth", "in_flight", "delayed", "dead")),
             ("paused", ", ".join(answer["paused"]) or "none"),
             ("orphans", ", ".join(answer["orphans"]) or "none"),
+            ("alarms", len(answer["alarms"]) or "none"),
         )
     )
+    for alarm in answer["alarms"]:
+        print(shown(f"  {alarm['name']} {alarm['resource']} since {alarm['since']}: {alarm['detail']}"))
 
 
 def tail(
@@ -180,6 +185,8 @@ def doctor(
         print_json(answer)
     elif answer["sound"]:
         print("the store is sound")
+        if left := answer["unreferenced_blobs"]:
+            note(f"{left} blobs belong to no object: the server collects them")
     else:
         for line in answer["damage"]:
             print(shown(line))

@@ -14,6 +14,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from headwater import errors
 from headwater.config import Config, absolute_store, admin_socket, find_folder, load_config
 from headwater.errors import CommitUnknown, HeadwaterError, StoreError, UnknownResource
@@ -53,6 +55,7 @@ class Session:
 async def call_alone(store: str, config: Config, operation: str, parameters: dict[str, Any]) -> Any:
     """Open the store, run the operation, and give the store back."""
     from headwater.engines import make_engine
+    from headwater.objects import make_blobs
     from headwater.runtime.admin import Admin
     from headwater.runtime.logs import configure_logs
     from headwater.runtime.rules import webhook_rules
@@ -62,7 +65,8 @@ async def call_alone(store: str, config: Config, operation: str, parameters: dic
     reader = make_engine(store, read_only=True)
     await reader.open()
     try:
-        admin = Admin(reader, store=store)
+        blobs = make_blobs(objects_url(config, store)) if operation == "check" else None
+        admin = Admin(reader, store=store, blobs=blobs)
         if not admin.writes(operation):
             return await admin.call(operation, parameters)
     finally:
@@ -73,6 +77,11 @@ async def call_alone(store: str, config: Config, operation: str, parameters: dic
         return await Admin(owner, store=store, webhooks=webhook_rules(config)).call(operation, parameters)
     finally:
         await owner.close()
+
+
+def objects_url(config: Config, store: str) -> str:
+    """Where the objects of a store are, which may be another one than the settings name."""
+    return msgspec.structs.replace(config, store=store).objects_url
 
 
 def check_present(store: str) -> None:

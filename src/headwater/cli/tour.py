@@ -2,7 +2,9 @@
 
 The steps belong to the apps: beside an app's module `package.app` the module `package.tour` may have a function
 `steps(http, admin, command)` that returns them in order (see `tour_stage.Stage` for the three). A step's name is
-its function's; `PAGES` are the paths to open afterwards. The first step that does not come true ends the tour.
+its function's; `PAGES` are the paths to open afterwards. The first step that does not come true ends the tour. A module
+may have `partner()`, an async context manager that is open while the apps run: what they call and is not
+theirs. It yields environment variables, by which the app's settings find it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
+import os
 import shutil
 import socket
 import sys
@@ -41,7 +44,7 @@ def tour(once: bool) -> int:
     from headwater.runtime.server import Server
     from headwater.runtime.supervisor import single
 
-    configure_logs(lowest="warning")
+    configure_logs(lowest="critical")  # its failures are on purpose, and it tells of them itself
     folder = find_folder(Path.cwd())
     config = tour_config(folder)
     clear_store(config.store, folder / STORE)
@@ -99,6 +102,13 @@ class _Tour:
         self._ready = asyncio.Event()
 
     async def run(self) -> int:
+        async with contextlib.AsyncExitStack() as partners:
+            for module in filter(None, map(tour_of, self._config.apps)):
+                if hasattr(module, "partner"):
+                    os.environ.update(await partners.enter_async_context(module.partner()))
+            return await self._run_server()
+
+    async def _run_server(self) -> int:
         playing = asyncio.create_task(self._play_when_ready())
         try:
             code = await self._server.run(self._ready.set)

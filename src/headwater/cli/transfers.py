@@ -10,9 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import msgspec
-
-from headwater.cli.session import Session, check_present, connect, error_of
+from headwater.cli.session import Session, check_present, connect, error_of, objects_url
 from headwater.errors import CommitUnknown, HeadwaterError
 
 if TYPE_CHECKING:
@@ -143,7 +141,7 @@ class _Alone:
         self._store = session.store
         self._read_only = read_only
         self._engine = make_engine(session.store, read_only=read_only)
-        self._blobs = make_blobs(msgspec.structs.replace(session.config, store=session.store).objects_url)
+        self._blobs = make_blobs(objects_url(session.config, session.store))
 
     async def __aenter__(self) -> Admin:
         from headwater.runtime.admin import Admin
@@ -155,6 +153,8 @@ class _Alone:
         try:
             if not self._read_only:
                 await self._blobs.open(await admin.system.owner())
+            elif place := await admin.system.read(admin.system.places, "objects"):
+                await self._blobs.check(place.owner)
         except BaseException:
             await self.__aexit__()
             raise

@@ -7,7 +7,6 @@ to a temporary folder, divided by a hash of the group's value, and then grouped 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -18,6 +17,7 @@ from headwater.codec import codec_for
 from headwater.datasets.columns import LINE, object_of, reason_of, recast
 from headwater.datasets.models import Field, Shape, shape_of
 from headwater.datasets.rejects import Rejects
+from headwater.datasets.scratch import scratch_folder
 from headwater.errors import DeclarationError
 
 IN_MEMORY = 192 << 20
@@ -62,8 +62,8 @@ class Grouping:
         self, frames: AsyncIterator[pl.DataFrame], rejects: Rejects, check: Callable[[], None], keys: Sequence[str]
     ) -> AsyncGenerator[pl.DataFrame, None]:
         """Frames of bodies and key fields. `check` runs once all rows are known, before the first document."""
-        with tempfile.TemporaryDirectory(prefix="headwater-rows-") as folder:
-            spill = Spill(Path(folder), f"o:{self._by.attribute}")
+        with scratch_folder() as folder:
+            spill = Spill(folder, f"o:{self._by.attribute}")
             async for frame in frames:
                 await asyncio.to_thread(self._collect, spill, frame, rejects)
             check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +11,7 @@ from headwater.datasets.dialect import Dialect
 from headwater.datasets.extra import require_polars
 from headwater.datasets.models import Shape, shape_of
 from headwater.datasets.rejects import Rejects
+from headwater.datasets.scratch import scratch_folder
 from headwater.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def read(body: AsyncIterator[bytes], row: type[T], *, max_rejected: float = 0) -
 
 
 async def _frames(body: AsyncIterator[bytes], shape: Shape, rejects: Rejects) -> Frames:
-    with tempfile.TemporaryDirectory(prefix="headwater-rows-") as folder:
-        path = Path(folder) / "rows.parquet"
+    with scratch_folder() as folder:
+        path = folder / "rows.parquet"
         with path.open("wb") as file:
             async for piece in body:
                 await asyncio.to_thread(file.write, piece)

@@ -61,8 +61,9 @@ class Access:
                 await self._charge(context, f"address:{client_address(scope)}", auth.throttle)
             return context.caller or NOBODY
         caller, key = await self.identify(scope, context)
-        if auth.plan and (key is None or key.plan != auth.plan):
-            raise Forbidden(f"this needs an API key of the usage plan {auth.plan!r}", operation="request")
+        if auth.plans and (key is None or key.plan not in auth.plans):
+            named = " or ".join(repr(plan) for plan in sorted(auth.plans))
+            raise Forbidden(f"this needs an API key of the usage plan {named}", operation="request")
         if not auth.roles <= caller.roles:
             missing = ", ".join(sorted(auth.roles - caller.roles))
             raise Forbidden(f"the caller lacks the role {missing}", operation="request")

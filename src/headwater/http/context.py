@@ -34,6 +34,7 @@ class RequestContext:
         "kept",
         "key",
         "metered",
+        "status",
         "unit",
         "when_claimed",
     )
@@ -42,6 +43,8 @@ class RequestContext:
         self.app = app
         self._trace = trace
         self.answered = False
+        self.status = 0
+        """Of the answer, when it has begun."""
         self.caller: Caller | None = None
         self.unit: UnitOfWork | None = None
         self.headers: list[tuple[bytes, bytes]] = []

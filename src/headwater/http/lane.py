@@ -56,7 +56,7 @@ class Endpoints(FastAPI):
 
     def _find(self, scope: Scope) -> DirectRoute | None:
         route = self._direct.get((scope["method"], route_path(scope)))
-        bare = len(self.user_middleware) == 1 and _TELEMETRY not in sys.modules
+        bare = len(self.user_middleware) == 1 and not (_TELEMETRY in sys.modules and _is_observed())
         return route if bare and len(self.router.routes) == self._routes else None
 
     def most_streamed(self, scope: Scope) -> int:
@@ -96,6 +96,15 @@ class Endpoints(FastAPI):
             for method in with_head(route.methods)
             if not route.parts and not any(_matches(other, method, route.path) for other in written)
         }
+
+
+def _is_observed() -> bool:
+    """Whether the app's own telemetry wants to see requests. A loaded SDK does not say so: we export with it."""
+    from opentelemetry import _logs, metrics, trace
+
+    providers = (trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider())
+    modules = [type(provider).__module__ for provider in providers]
+    return not all(name.startswith("opentelemetry.") and not name.startswith(_TELEMETRY) for name in modules)
 
 
 def most_streamed(scope: Scope) -> int:

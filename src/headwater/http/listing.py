@@ -19,7 +19,7 @@ from headwater.pages import read_cursor
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 500
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
-_RANGES = ("", ".from", ".to", ".prefix")
+_BOUNDS = (".from", ".to", ".prefix")
 Parameters = dict[str, str]
 
 
@@ -39,25 +39,37 @@ class ListReader:
         self._ways = exposure.ways
         self._is_integer = is_integer
         self._fields = field_names(exposure.table.model)
-        self.filters = {name for way in self._ways for name in (*self._partition(way), *self.ranges(way))}
+        self.filters = {name for way in self._ways for name in (*self._parameters(way), *self.partition_ranges(way))}
+
+    def _parameters(self, way: Way) -> tuple[str, ...]:
+        return (*self._partition(way), *self.ranges(way))
 
     def _partition(self, way: Way) -> tuple[str, ...]:
         return () if way.partition == self._owner else (way.partition,)
 
     def ranges(self, way: Way) -> tuple[str, ...]:
         """The parameters on the sort field: a value, the ends of a range, and of text a prefix."""
-        kinds = _RANGES[:-1] if self._is_integer(way.sort) else _RANGES
-        return tuple(way.sort + kind for kind in kinds) if way.sort else ()
+        return (way.sort, *self._bounds(way.sort)) if way.sort else ()
+
+    def partition_ranges(self, way: Way) -> tuple[str, ...]:
+        """The parameters on the partition in place of its value: the ends of a range, and of text a prefix."""
+        return tuple(name for field in self._partition(way) for name in self._bounds(field))
+
+    def _bounds(self, field: str) -> tuple[str, ...]:
+        return tuple(field + kind for kind in (_BOUNDS[:-1] if self._is_integer(field) else _BOUNDS))
 
     def read(self, query_string: bytes, owner: str) -> Listing:
         """Raises `InvalidValue` naming the parameters that are unknown, repeated, contradictory or malformed."""
         given = read_parameters(query_string, RESERVED | self.filters)
         way = self._choose(given)
         partition: KeyPart | None = None
-        if way is not None:
-            named = self._partition(way)
-            partition = self._value(way.partition, way.partition, given) if named else owner
-        low, high, prefix = self._range(way, given)
+        ranged = ""
+        if way is not None and not self._is_ranged(way, given):
+            partition = self._value(way.partition, way.partition, given) if self._partition(way) else owner
+            ranged = way.sort
+        elif way is not None:
+            ranged = way.partition
+        low, high, prefix = self._range(ranged, given)
         order = given.get("order", "asc")
         if order not in ("asc", "desc"):
             raise invalid("enum", "order is asc or desc", "query", "order")
@@ -91,24 +103,28 @@ class ListReader:
         if not filters:
             return self._ways[0] if self._owner else None
         for way in self._ways:
-            named = set(self._partition(way))
-            if named <= filters <= named | set(self.ranges(way)):
+            if self._is_ranged(way, given) or ({*self._partition(way)} <= filters <= {*self._parameters(way)}):
                 return way
         names = sorted(filters)
         error = InvalidValue(f"no index serves the parameters {', '.join(names)} together", operation="request")
         error.errors = [{"type": "value_error", "loc": ["query", name], "msg": error.message} for name in names]
         raise error
 
-    def _range(self, way: Way | None, given: Parameters) -> tuple[KeyPart | None, KeyPart | None, str]:
-        if way is None or not way.sort:
+    def _is_ranged(self, way: Way, given: Parameters) -> bool:
+        """Whether all filters bound the way's partition."""
+        filters = given.keys() - RESERVED
+        return bool(filters) and filters <= {*self.partition_ranges(way)}
+
+    def _range(self, exact: str, given: Parameters) -> tuple[KeyPart | None, KeyPart | None, str]:
+        """What is asked of a field: the least value, the greatest, and what it begins with."""
+        if not exact:
             return None, None, ""
-        exact, start, end, prefix = (way.sort + kind for kind in _RANGES)
+        start, end, prefix = (exact + kind for kind in _BOUNDS)
         if exact not in given:
-            low, high = self._value(start, way.sort, given), self._value(end, way.sort, given)
-            return low, high, given.get(prefix, "")
+            return self._value(start, exact, given), self._value(end, exact, given), given.get(prefix, "")
         if both := [name for name in (start, end, prefix) if name in given]:
             raise invalid("value_error", f"{both[0]} contradicts {exact}", "query", both[0])
-        value = self._value(exact, way.sort, given)
+        value = self._value(exact, exact, given)
         return value, value, ""
 
     def _value(self, parameter: str, field: str, given: Parameters) -> KeyPart | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from headwater.http.declarations import ObjectExposure
-from headwater.http.direct import JSON
 from headwater.http.listing import DEFAULT_LIMIT, MAX_LIMIT
 from headwater.http.object_forms import FORM
 from headwater.http.object_headers import OCTETS
+from headwater.http.route_documents import Part, document_route, json_response, parameter
 
-Part = dict[Any, Any]
 _TEXT = {"type": "string"}
-_OBJECT = {
+_OBJECT: Part = {
     "title": "Object",
     "type": "object",
     "required": ["key", "size", "etag", "sha256", "content_type", "metadata", "modified"],
@@ -25,6 +24,11 @@ _OBJECT = {
         "metadata": {"type": "object", "additionalProperties": _TEXT},
         "modified": {"type": "string", "format": "date-time"},
     },
+}
+_VERSIONED = {
+    **_OBJECT,
+    "required": [*_OBJECT["required"], "version"],
+    "properties": {**_OBJECT["properties"], "version": _TEXT},
 }
 _BYTES = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
 _ETAG = {"ETag": {"description": "Changes with every put.", "schema": _TEXT}}
@@ -43,26 +47,30 @@ class ObjectDocumentation:
     def __init__(self, exposure: ObjectExposure) -> None:
         self._name = exposure.bucket.name.partition("/")[2]
         self._title = f"{exposure.title}.object"
+        self._versions = exposure.bucket.keeps_versions
+        self._object = _VERSIONED if self._versions else _OBJECT
 
     def list_objects(self) -> Part:
         items = {"type": "array", "items": self._ref()}
         fields = {"items": items, "prefixes": {"type": "array", "items": _TEXT}, "cursor": {"type": ["string", "null"]}}
         page = {"type": "object", "required": list(fields), "properties": fields}
         parameters = [
-            _parameter("query", "prefix", _TEXT, "Only keys that begin with it."),
-            _parameter("query", "delimiter", _TEXT, "What separates the levels of keys, such as a slash."),
-            _parameter(
+            parameter("query", "prefix", _TEXT, "Only keys that begin with it."),
+            parameter("query", "delimiter", _TEXT, "What separates the levels of keys, such as a slash."),
+            parameter(
                 "query", "limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
             ),
-            _parameter("query", "cursor", _TEXT, "Where the page before ended."),
+            parameter("query", "cursor", _TEXT, "Where the page before ended."),
+            *self._version("versions", "The older versions of this object instead, newest first."),
         ]
-        return self._route("list", {200: _response("A page", page)}, parameters)
+        return self._route("list", {200: json_response("A page", page)}, parameters)
 
     def read(self) -> Part:
         parameters = [
             _key(),
-            _parameter("header", "Range", _TEXT, "One range of bytes."),
-            _parameter("header", "If-Range", _TEXT, "The range only if the object has this ETag, else all of it."),
+            *self._version("version", "This version of the object."),
+            parameter("header", "Range", _TEXT, "One range of bytes."),
+            parameter("header", "If-Range", _TEXT, "The range only if the object has this ETag, else all of it."),
             *_conditions("If-Match", "If-None-Match"),
         ]
         responses: Part = {
@@ -78,11 +86,11 @@ class ObjectDocumentation:
         parameters = [
             _key(),
             *_conditions("If-Match", "If-None-Match"),
-            _parameter("header", "Repr-Digest", _TEXT, "The SHA-256 that the content must have (RFC 9530)."),
+            parameter("header", "Repr-Digest", _TEXT, "The SHA-256 that the content must have (RFC 9530)."),
         ]
         responses = {
-            200: _response("Replaced", self._ref(), _ETAG),
-            201: _response("Created", self._ref(), _ETAG),
+            200: json_response("Replaced", self._ref(), _ETAG),
+            201: json_response("Created", self._ref(), _ETAG),
         }
         any_type = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
         return self._route("put", responses, parameters, any_type)
@@ -90,7 +98,7 @@ class ObjectDocumentation:
     def post(self) -> Part:
         file = {"type": "string", "format": "binary"}
         form = {"type": "object", "required": ["file"], "properties": {"key": _TEXT, "file": file}}
-        responses = {201: _response("Created", self._ref(), _ETAG), 403: {"description": "Forbidden"}}
+        responses = {201: json_response("Created", self._ref(), _ETAG), 403: {"description": "Forbidden"}}
         return self._route("upload", responses, [_key()], {FORM: {"schema": form}}, status_code=201)
 
     def delete(self) -> Part:
@@ -98,26 +106,21 @@ class ObjectDocumentation:
         return self._route("delete", {204: {"description": "Deleted"}}, parameters, status_code=204)
 
     def _route(
-        self,
-        verb: str,
-        responses: Part,
-        parameters: list[Part],
-        body: Part | None = None,
-        **more: Any,
+        self, verb: str, responses: Part, parameters: list[Part], content: Part | None = None, **more: Any
     ) -> Part:
-        extra: Part = {"parameters": parameters}
-        if body:
-            extra["requestBody"] = {"required": True, "content": body}
-        return {
-            "name": f"{verb}_{self._name}",
-            "summary": f"{verb.capitalize()} {self._name}",
-            "description": _DESCRIPTIONS[verb],
-            "tags": [self._name],
-            "responses": responses,
-            "openapi_extra": extra,
-            "schemas": {self._title: _OBJECT},
+        return document_route(
+            verb,
+            self._name,
+            _DESCRIPTIONS[verb],
+            parameters=parameters,
+            content=content,
+            responses=responses,
+            schemas={self._title: self._object},
             **more,
-        }
+        )
+
+    def _version(self, name: str, description: str) -> list[Part]:
+        return [parameter("query", name, _TEXT, description)] if self._versions else []
 
     def _ref(self) -> Part:
         return {"$ref": f"#/components/schemas/{self._title}"}
@@ -129,14 +132,4 @@ def _key() -> Part:
 
 
 def _conditions(*names: str) -> list[Part]:
-    return [_parameter("header", name, _TEXT, "ETags, as in RFC 9110.") for name in names]
-
-
-def _parameter(place: str, name: str, schema: Part, description: str = "") -> Part:
-    described = {"description": description} if description else {}
-    return {"name": name, "in": place, "required": False, "schema": schema, **described}
-
-
-def _response(description: str, schema: Part, headers: Part | None = None) -> Part:
-    told: Part = {"description": description, "content": {JSON: {"schema": schema}}}
-    return told | ({"headers": headers} if headers else {})
+    return [parameter("header", name, _TEXT, "ETags, as in RFC 9110.") for name in names]

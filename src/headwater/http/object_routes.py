@@ -2,7 +2,8 @@
 
 Whatever follows the path is the key, percent-encoded; a slash may stand as it is. With a prefix of their own callers
 name their keys without it and cannot name any other, so that another's object is like a missing one. A request for an
-object that has a query is a presigned one: nothing but its signature lets it in.
+object that has a query is a presigned one: nothing but its signature lets it in. Only to read a version (`?version=…`)
+is a request like one without a query.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from headwater.http.require import Auth, anyone
 
 ServeObject: TypeAlias = Callable[[Scope, Receive, Send, Visit], Awaitable[None]]
 log = structlog.get_logger("headwater")
+_READS = ("GET", "HEAD")
 FORM_OVERHEAD = 64 * 1024
 """What a form may have besides its file."""
 
@@ -71,7 +73,7 @@ class ObjectRoute(DirectRoute):
     async def _admit(self, scope: Scope) -> Visit:
         key = scope["path_params"].get("key", "")
         query: bytes = scope["query_string"]
-        if key and query:
+        if key and query and not (scope["method"] in _READS and query.startswith(b"version=")):
             presigner = context_of(scope).app.binding.presigner
             return Visit(key, grant=presigner.read(query, scope["method"], self._bucket.name, key))
         if self._admits is None:

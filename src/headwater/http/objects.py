@@ -40,12 +40,13 @@ from headwater.http.object_headers import (
     sent_content_type,
 )
 from headwater.http.presigned import Grant, refused
-from headwater.object_listing import ObjectInfo
+from headwater.object_listing import ObjectInfo, ObjectPage
 from headwater.unit import Claim
 
 CLAIMS = "presigned"
 """The scope of the claims of URLs that are good for one use."""
 _LIST = frozenset({"prefix", "delimiter", "limit", "cursor"})
+_VERSIONS = frozenset({"versions", "limit", "cursor"})
 
 
 class Visit(msgspec.Struct, frozen=True):
@@ -75,23 +76,32 @@ class Objects:
     # Reading
 
     async def list_objects(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
-        given = read_parameters(scope["query_string"], _LIST)
-        page = await self._bucket.list(
-            visit.prefix + given.get("prefix", ""),
-            delimiter=given.get("delimiter", ""),
-            limit=read_limit(given),
-            cursor=given.get("cursor"),
-        )
+        page = await self._page(scope, visit)
         own = len(visit.prefix)
         answer = {
-            "items": [described(info, own) for info in page.items],
+            "items": [self._described(info, own) for info in page.items],
             "prefixes": [prefix[own:] for prefix in page.prefixes],
             "cursor": page.cursor,
         }
         await send_json(send, 200, encode_json(answer), self._caching)
 
+    async def _page(self, scope: Scope, visit: Visit) -> ObjectPage:
+        """Of objects, or with `versions` of the older versions of one."""
+        known = _LIST | _VERSIONS if self._bucket.keeps_versions else _LIST
+        given = read_parameters(scope["query_string"], known)
+        limit, cursor = read_limit(given), given.get("cursor")
+        if "versions" not in given:
+            prefix = visit.prefix + given.get("prefix", "")
+            return await self._bucket.list(prefix, delimiter=given.get("delimiter", ""), limit=limit, cursor=cursor)
+        if given.keys() - _VERSIONS:
+            raise invalid("value_error", "versions are listed of one object", "query", "versions")
+        return await self._bucket.versions(visit.prefix + given["versions"], limit=limit, cursor=cursor)
+
+    def _described(self, info: ObjectInfo, own: int) -> dict[str, Any]:
+        return described(info, own, version=self._bucket.keeps_versions)
+
     async def read(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
-        info = await self._find(visit)
+        info = await self._find(visit, self._version(scope, visit))
         check_conditions(header(scope, b"if-match"), None, info.etag)
         whole = scope["method"] == "HEAD"
         known = header(scope, b"if-none-match")
@@ -179,8 +189,14 @@ class Objects:
         await self._bucket.delete(visit.key)
         await _send_empty(send, 204, [])
 
-    async def _find(self, visit: Visit) -> ObjectInfo:
-        info = await self._bucket.head(visit.key)
+    def _version(self, scope: Scope, visit: Visit) -> str:
+        if visit.grant is not None:
+            return ""
+        known = {"version"} if self._bucket.keeps_versions else set[str]()
+        return read_parameters(scope["query_string"], known).get("version", "")
+
+    async def _find(self, visit: Visit, version: str = "") -> ObjectInfo:
+        info = await self._bucket.head(visit.key, version=version)
         if info is None:
             raise UnknownResource("there is no such object", operation="request", resource=self._bucket.name)
         return info
@@ -227,11 +243,12 @@ class Objects:
         self, send: Send, status: int, info: ObjectInfo, visit: Visit, more: Headers | None = None
     ) -> None:
         headers = [(b"etag", etag(info.etag)), *(more or ())]
-        await send_json(send, status, encode_json(described(info, len(visit.prefix))), headers)
+        await send_json(send, status, encode_json(self._described(info, len(visit.prefix))), headers)
 
 
-def described(info: ObjectInfo, own: int = 0) -> dict[str, Any]:
+def described(info: ObjectInfo, own: int = 0, *, version: bool = False) -> dict[str, Any]:
     """An object as JSON; the first `own` characters of its key go without saying."""
+    told = {"version": info.sequencer} if version else {}
     return {
         "key": info.key[own:],
         "size": info.size,
@@ -240,6 +257,7 @@ def described(info: ObjectInfo, own: int = 0) -> dict[str, Any]:
         "content_type": info.content_type,
         "metadata": info.metadata,
         "modified": from_ms(info.modified_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        **told,
     }
 
 

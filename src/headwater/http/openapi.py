@@ -100,7 +100,7 @@ def plans_named(http: FastAPI) -> dict[str, str]:
     for context in iter_route_contexts(http.routes):
         if isinstance(context.original_route, APIRoute):
             for auth in auths_of(cast("Dependant", context.dependant)):
-                found.update({name: str(context.path_format) for name in (auth.plan, auth.throttle) if name})
+                found.update({name: str(context.path_format) for name in (*auth.plans, auth.throttle) if name})
     return found
 
 
@@ -148,7 +148,7 @@ def _problems(operation: dict[str, Any], method: str, auths: list[Auth]) -> set[
     closed = [auth for auth in auths if not auth.open]
     if closed:
         found |= {401, 429}
-    if any(auth.roles or auth.plan for auth in closed):
+    if any(auth.roles or auth.plans for auth in closed):
         found.add(403)
     if any(auth.throttle for auth in auths):
         found.add(429)
@@ -167,7 +167,7 @@ def _problems(operation: dict[str, Any], method: str, auths: list[Auth]) -> set[
 def _security(auths: list[Auth]) -> list[dict[str, list[str]]]:
     """Either credential, or an API key only where a usage plan is required; the roles needed stand beside."""
     roles = sorted({role for auth in auths for role in auth.roles})
-    schemes = ["apiKey"] if any(auth.plan for auth in auths) else ["bearer", "apiKey"]
+    schemes = ["apiKey"] if any(auth.plans for auth in auths) else ["bearer", "apiKey"]
     return [{scheme: roles} for scheme in schemes]
 
 

@@ -40,6 +40,7 @@ from headwater.http.edge import (
     Edge,
     refusal,
 )
+from headwater.http.routes import route_of
 
 LINGER_S = 1.0
 DROPPED_MAX = 1024 * 1024
@@ -110,6 +111,19 @@ class Answer:
 
 
 def _nothing() -> None: ...
+
+
+def _told(scope: Any) -> dict[str, str]:
+    """What the log says of a request."""
+    context = scope.get(KEY)
+    if not isinstance(context, RequestContext):
+        return {}
+    return {
+        "app": context.app.name,
+        "method": scope["method"],
+        "path": route_of(scope),
+        "trace": context.request_id,
+    }
 
 
 class _Ended(Exception):
@@ -287,7 +301,7 @@ class EdgeProtocol(HttpToolsProtocol):
             await app(cycle.scope, cycle.receive, Answer(cycle, self.loop).send)
         except BaseException as error:
             if not (cycle.disconnected and isinstance(error, asyncio.CancelledError)):
-                self.logger.error("Exception in ASGI application\n", exc_info=error)
+                self.logger.error("Exception in ASGI application\n", exc_info=error, extra=_told(cycle.scope))
         try:
             if not cycle.response_complete and not cycle.disconnected:
                 await self._answer_failed(cycle)

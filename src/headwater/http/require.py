@@ -6,7 +6,7 @@ async def report(caller: Annotated[Caller, require("data.read")]) -> Report: ...
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from fastapi.params import Depends
 from starlette.requests import Request
@@ -20,13 +20,13 @@ from headwater.http.context import context_of
 class Auth(Depends):
     """A requirement: a FastAPI dependency whose value is the `Caller`; also given to `expose` and `ingest`."""
 
-    def __init__(self, roles: frozenset[str], plan: str, throttle: str, *, open: bool) -> None:
+    def __init__(self, roles: frozenset[str], plans: frozenset[str], throttle: str, *, open: bool) -> None:
         super().__init__(dependency=_dependency(self), use_cache=True)
-        for name, value in {"roles": roles, "plan": plan, "throttle": throttle, "open": open}.items():
+        for name, value in {"roles": roles, "plans": plans, "throttle": throttle, "open": open}.items():
             object.__setattr__(self, name, value)
 
     roles: frozenset[str]
-    plan: str
+    plans: frozenset[str]
     throttle: str
     open: bool
 
@@ -50,8 +50,10 @@ def _dependency(auth: Auth) -> Callable[[Request], Awaitable[Caller]]:
     return admitted
 
 
-def require(*roles: str, plan: str = "", throttle: str = "") -> Auth:
-    """Callers with all of these roles, by a token or an API key; with `plan`, only those with an API key of it.
+def require(*roles: str, plan: str | Collection[str] = "", throttle: str = "") -> Auth:
+    """Callers with all of these roles, by a token or an API key.
+
+    With `plan`, a name or several, only those with an API key of one of these usage plans.
 
     A key's requests are metered under its plan in any case. `throttle` names a usage plan that meters each other
     caller (a token's subject). Without roles and plan every authenticated caller is let in. The dependency's value
@@ -60,9 +62,12 @@ def require(*roles: str, plan: str = "", throttle: str = "") -> Auth:
     for role in roles:
         if not role or " " in role:
             raise DeclarationError(f"{role!r} is no role", operation="require", hint="roles are words")
-    return Auth(frozenset(roles), plan, throttle, open=False)
+    plans = frozenset({plan} - {""} if isinstance(plan, str) else plan)
+    if "" in plans or not (plans or isinstance(plan, str)):
+        raise DeclarationError(f"plan={plan!r} names no usage plan", operation="require", hint="leave it out")
+    return Auth(frozenset(roles), plans, throttle, open=False)
 
 
 def anyone(*, throttle: str = "") -> Auth:
     """Open to all, credentials or none; `throttle` names a usage plan that meters each client address."""
-    return Auth(frozenset(), "", throttle, open=True)
+    return Auth(frozenset(), frozenset(), throttle, open=True)

@@ -7,11 +7,11 @@ from typing import Any
 from headwater.http.declarations import Way
 from headwater.http.direct import JSON
 from headwater.http.listing import DEFAULT_LIMIT, MAX_LIMIT, ListReader
+from headwater.http.route_documents import Part, document_route, json_response, parameter
 from headwater.http.row_writes import MERGE_PATCH
 from headwater.http.rows import ExposedRows
 from headwater.http.schemas import ModelSchema
 
-Part = dict[str, Any]
 _ETAG = {"ETag": {"description": "The row's version.", "schema": {"type": "string"}}}
 _LOCATION = {"Location": {"description": "The row's path.", "schema": {"type": "string"}}}
 _DESCRIPTIONS = {
@@ -58,27 +58,27 @@ class RestDocumentation:
             self._fields(),
             *self._filters(lists),
         ]
-        return self._route("list", {200: _response("A page", page)}, parameters)
+        return self._route("list", {200: json_response("A page", page)}, parameters)
 
     def read_row(self) -> Part:
         parameters = [*self._path(), self._fields(), _header("If-None-Match", "Versions that need not be sent again.")]
-        responses = {200: _response("The row", self._ref("row"), _ETAG), 304: {"description": "Not Modified"}}
+        responses = {200: json_response("The row", self._ref("row"), _ETAG), 304: {"description": "Not Modified"}}
         return self._route("read", responses, parameters)
 
     def create(self) -> Part:
-        responses = {201: _response("Created", self._ref("row"), _ETAG | _LOCATION)}
+        responses = {201: json_response("Created", self._ref("row"), _ETAG | _LOCATION)}
         return self._route("create", responses, [], {JSON: self._ref("new")}, status_code=201)
 
     def replace(self) -> Part:
         responses = {
-            200: _response("Replaced", self._ref("row"), _ETAG),
-            201: _response("Created", self._ref("row"), _ETAG),
+            200: json_response("Replaced", self._ref("row"), _ETAG),
+            201: json_response("Created", self._ref("row"), _ETAG),
         }
         return self._route("replace", responses, self._conditional(), {JSON: self._ref("replacement")})
 
     def patch(self) -> Part:
         change = self._ref("patch")
-        responses = {200: _response("Changed", self._ref("row"), _ETAG)}
+        responses = {200: json_response("Changed", self._ref("row"), _ETAG)}
         return self._route("patch", responses, self._conditional(), {MERGE_PATCH: change, JSON: change})
 
     def delete(self) -> Part:
@@ -92,20 +92,16 @@ class RestDocumentation:
         body: Part | None = None,
         **more: Any,
     ) -> Part:
-        extra: Part = {"parameters": parameters} if parameters else {}
-        if body:
-            content = {media: {"schema": schema} for media, schema in body.items()}
-            extra["requestBody"] = {"required": True, "content": content}
-        return {
-            "name": f"{verb}_{self._name}",
-            "summary": f"{verb.capitalize()} {self._name}",
-            "description": _DESCRIPTIONS[verb],
-            "tags": [self._name],
-            "responses": responses,
-            "openapi_extra": extra,
-            "schemas": self._schemas,
+        return document_route(
+            verb,
+            self._name,
+            _DESCRIPTIONS[verb],
+            parameters=parameters,
+            content={media: {"schema": schema} for media, schema in (body or {}).items()},
+            responses=responses,
+            schemas=self._schemas,
             **more,
-        }
+        )
 
     def _ref(self, kind: str) -> Part:
         return {"$ref": f"#/components/schemas/{self._title}.{kind}"}
@@ -127,6 +123,8 @@ class RestDocumentation:
         for way in self._rows.exposure.ways:
             if way.partition != self._rows.owner:
                 found[way.partition] = self._filter(way.partition, way.partition, f"Rows with this {way.partition}.")
+                for name in lists.partition_ranges(way):
+                    found[name] = self._filter(name, way.partition, "")
             for name in lists.ranges(way):
                 found.setdefault(name, self._filter(name, way.sort, self._needs(way)))
         return list(found.values())
@@ -144,15 +142,8 @@ def _text_or_integer(integer: bool) -> Part:
 
 
 def _query(name: str, schema: Part, description: str = "") -> Part:
-    described = {"description": description} if description else {}
-    return {"name": name, "in": "query", "required": False, "schema": schema, **described}
+    return parameter("query", name, schema, description)
 
 
 def _header(name: str, description: str) -> Part:
-    return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
-
-
-def _response(description: str, schema: Part, headers: Part | None = None) -> Part:
-    return {"description": description, "content": {JSON: {"schema": schema}}} | (
-        {"headers": headers} if headers else {}
-    )
+    return parameter("header", name, {"type": "string"}, description)

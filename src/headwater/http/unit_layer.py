@@ -37,8 +37,11 @@ from headwater.http.context import KEY, RequestContext
 from headwater.http.lane import most_streamed
 from headwater.http.lifespan import state_of
 from headwater.http.limits import Limits
+from headwater.http.request_trace import joined, request_span, tracestate
+from headwater.http.routes import known_method, route_of
+from headwater.tracing import Span
 from headwater.unit import Claim, Origin
-from headwater.work import RERUNS, UnitOfWork, back_off, current
+from headwater.work import RERUNS, UnitOfWork, back_off, current, current_request
 
 if TYPE_CHECKING:
     from headwater.app import App
@@ -76,6 +79,8 @@ class UnitLayer:
         if state := state_of(scope.get("app")):
             scope["state"] = {**state, **scope.get("state", {})}
         request = _Request(scope, receive, self._app)
+        binding = self._app.binding
+        begun = binding.clock.monotonic()
         try:
             if not await request.read(self._app.binding.limits):
                 return
@@ -87,7 +92,18 @@ class UnitLayer:
         except HeadwaterError as error:
             if request.context.answered:
                 raise
+            request.error = error
             await _answer(send, error, request.context)
+        except Exception as error:
+            request.context.status = 500
+            request.error = error
+            raise
+        finally:
+            if status := request.context.status:
+                place = (self._app.name, known_method(scope["method"]), route_of(scope))
+                binding.recorder.request(place, status, binding.clock.monotonic() - begun)
+                if status >= 500 or binding.tracer.samples(request.context.request_id):
+                    binding.tracer.record(request.span(), begun)
 
     async def _once(self, request: _Request, send: Send, key: str) -> None:
         """Run a request with an idempotency key, or answer from what its first run kept."""
@@ -115,6 +131,7 @@ class UnitLayer:
     async def _run(self, request: _Request, send: Send, claim: tuple[str, str] | None) -> None:
         binding = self._app.binding
         for attempt in range(RERUNS + 1):
+            begun = binding.clock.monotonic()
             unit = UnitOfWork(binding.engine, request.origin)
             request.context.attach(unit)
             response = _Response(unit, send, request, claim)
@@ -125,6 +142,8 @@ class UnitLayer:
                 return
             if not isinstance(refusal, Conflict) or not request.repeatable or attempt == RERUNS:
                 raise refusal
+            if binding.tracer.samples(unit.trace):
+                binding.tracer.record(request.span(refusal), begun)
             request.rewind(unit.trace)
             await back_off(attempt)
 
@@ -132,7 +151,7 @@ class UnitLayer:
         self, request: _Request, unit: UnitOfWork, response: _Response, *, last: bool
     ) -> HeadwaterError | None:
         """Run the application once; why its commit was refused. An exception after stale reads is a conflict."""
-        token = current.set(unit)
+        token, outer = current.set(unit), current_request.set(request)
         try:
             await self._inner(request.scope, request.receive, response.send)
         except Exception:
@@ -147,6 +166,7 @@ class UnitLayer:
         finally:
             if not unit.closed:
                 unit.close("its request ended")
+            current_request.reset(outer)
             current.reset(token)
         return response.refusal
 
@@ -166,9 +186,29 @@ class _Request:
         self.complete = False
         self.in_memory = False
         self.refusal: HeadwaterError | None = None
-        trace = _trace_of(self._headers.get(b"traceparent"))
+        self.error: Exception | None = None
+        joins = b"traceparent" in self._headers
+        self.caller = joined(scope["headers"], app.binding.tracer) if joins else None
+        trace = "" if self.caller is None else self.caller.trace
         self.context = scope[KEY] = RequestContext(app, trace)
         self.origin = Origin(f"{scope['method']} {scope.get('root_path', '')}{_path(scope)}", None, trace)
+
+    @property
+    def tracestate(self) -> str:
+        return "" if self.caller is None else tracestate(self.scope["headers"])
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What lines of the log say of it."""
+        return {"app": self.context.app.name, "method": self.scope["method"], "path": route_of(self.scope)}
+
+    def span(self, conflict: HeadwaterError | None = None) -> Span:
+        """Of its run that ends now."""
+        error = conflict or self.error
+        span = request_span(self.context, self.scope, self.caller, self.origin.cause or "", error=error)
+        if conflict is not None:
+            span.outcome, span.status = "conflict", 0
+        return span
 
     def header(self, name: bytes) -> bytes | None:
         return self._headers.get(name)
@@ -270,6 +310,7 @@ class _Response:
         if self.refusal is not None:
             raise _Refused
         if message["type"] == "http.response.start":
+            self._request.context.status = message["status"]
             if message["status"] >= 400 and self._request.refusal is not None:
                 self.refusal = self._request.refusal  # a body beyond the limit, which the framework calls unreadable
                 raise _Refused
@@ -357,14 +398,6 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-def _trace_of(traceparent: bytes | None) -> str:
-    """The trace id of a W3C traceparent header; "" when there is none or it is malformed."""
-    parts = traceparent.decode("latin-1").split("-") if traceparent else []
-    if len(parts) == 4 and len(parts[1]) == 32 and all(c in "0123456789abcdef" for c in parts[1]) and int(parts[1], 16):
-        return parts[1]
-    return ""
-
-
 async def _replay(send: Send, kept: bytes, request: _Request) -> None:
     answer = msgspec.msgpack.decode(kept, type=StoredAnswer)
     if answer.fingerprint != request.fingerprint:
@@ -372,6 +405,7 @@ async def _replay(send: Send, kept: bytes, request: _Request) -> None:
             "the Idempotency-Key was used with another request", operation="request", hint="use a new key"
         )
     request.context.answered = True
+    request.context.status = answer.status
     headers = [*answer.headers, (b"idempotent-replayed", b"true")]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
@@ -380,5 +414,6 @@ async def _replay(send: Send, kept: bytes, request: _Request) -> None:
 async def _answer(send: Send, error: HeadwaterError, context: RequestContext) -> None:
     headers, body = raw_problem(error_body(error, context.request_id), error_headers(error))
     headers += [(b"headwater-trace", context.request_id.encode()), *context.headers]
-    await send({"type": "http.response.start", "status": status_of(error), "headers": headers})
+    context.status = status_of(error)
+    await send({"type": "http.response.start", "status": context.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

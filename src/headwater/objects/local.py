@@ -75,10 +75,17 @@ class LocalBlobs:
         mark = self.folder / OWNER
         if not mark.exists():
             self._put_file(owner, owner.encode(), mark)
-        elif (found := mark.read_text()) != owner:
-            raise foreign_owner(found, str(self.folder))
+        self._check(owner)
         for left in (self.folder / TEMPORARY).iterdir():
             self._disk.remove(left)
+
+    async def check(self, owner: str) -> None:
+        await self._run("open", lambda: self._check(owner))
+
+    def _check(self, owner: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if (found := (self.folder / OWNER).read_text()) != owner:
+                raise foreign_owner(found, str(self.folder))
 
     def _put_file(self, name: str, content: bytes, place: Path) -> None:
         temporary = self.folder / TEMPORARY / name

@@ -56,12 +56,16 @@ class S3Blobs:
         try:
             await obstore.put_async(self._store, OWNER, owner.encode(), mode="create")
         except exceptions.AlreadyExistsError:
+            await self.check(owner)
+        except _FAILURES as error:
+            raise self._translated(error, "open") from error
+
+    async def check(self, owner: str) -> None:
+        with contextlib.suppress(UnknownResource):
             content = await self._run("open", obstore.get_async(self._store, OWNER))
             found = bytes(await self._run("open", content.bytes_async())).decode()
             if found != owner:
-                raise foreign_owner(found, self.url) from None
-        except _FAILURES as error:
-            raise self._translated(error, "open") from error
+                raise foreign_owner(found, self.url)
 
     async def write(self, id: str, data: AsyncIterator[bytes], *, limit: int, sha256: str = "") -> Blob:
         upload = _Upload(data, Measure(limit, sha256), id)

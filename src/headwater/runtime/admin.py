@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from headwater.errors import UnknownResource
+from headwater.runtime.admin_alarms import AlarmOperations
 from headwater.runtime.admin_base import About
+from headwater.runtime.admin_erasures import ErasureOperations
 from headwater.runtime.admin_history import HistoryOperations
 from headwater.runtime.admin_keys import KeyOperations
 from headwater.runtime.admin_letters import LetterOperations
+from headwater.runtime.admin_mail import MailOperations
 from headwater.runtime.admin_objects import ObjectOperations
 from headwater.runtime.admin_queues import QueueOperations
 from headwater.runtime.admin_resources import ResourceOperations
+from headwater.runtime.admin_schedules import ScheduleOperations
+from headwater.runtime.admin_sql import SqlOperations
 from headwater.runtime.admin_tables import TableOperations
+from headwater.runtime.admin_tracked import TrackedOperations
 from headwater.runtime.operations import Operation, operations_of
 
 __all__ = ["About", "Admin"]
@@ -23,10 +29,16 @@ class Admin(
     ResourceOperations,
     QueueOperations,
     LetterOperations,
+    ErasureOperations,
+    SqlOperations,
     TableOperations,
     HistoryOperations,
     KeyOperations,
     ObjectOperations,
+    ScheduleOperations,
+    MailOperations,
+    TrackedOperations,
+    AlarmOperations,
 ):
     """Every operation, called by name (`call`) with JSON parameters, or directly as a method.
 

@@ -18,6 +18,9 @@ from headwater.graph import build_graph
 from headwater.http.access import Access
 from headwater.http.limits import Limits
 from headwater.http.presigned import Presigner
+from headwater.metrics import Recorder
+from headwater.runtime.mail import Mailer
+from headwater.runtime.spans import Spans
 from headwater.runtime.webhooks import WebhookRules, Webhooks
 from headwater.system import System
 
@@ -58,6 +61,7 @@ class AdminBase:
         self.engine = engine
         self.clock = clock or SystemClock()
         self.limits = Limits()
+        self.recorder = supervisor.recorder if supervisor else Recorder()
         self.supervisor = supervisor
         self.uncommitted = supervisor.uncommitted if supervisor else Uncommitted()
         self._blobs = blobs
@@ -68,8 +72,12 @@ class AdminBase:
         self.system = supervisor.system if supervisor else System()
         if supervisor is None:
             self.system.app.bind(self)
+            unsent = Mailer(self.system)
+            unwritten = Spans(engine, self.clock, self.system, share=0, kept_ms=0)
             alone = Webhooks(self.system, build_graph([self.system.app]), webhooks, self.reach)
         self.webhooks = supervisor.webhooks if supervisor else alone
+        self.mail = supervisor.mail if supervisor else unsent
+        self.tracer = supervisor.tracer if supervisor else unwritten
 
     @property
     def access(self) -> Access:
@@ -105,6 +113,11 @@ class AdminBase:
 
     async def check_topic(self, topic: str) -> None:
         _known((await self.engine.catalog()).topics, topic, "topic")
+
+    async def schedule_names(self) -> frozenset[str]:
+        """The schedules that the store's apps declare; to routes and subscriptions they are topics."""
+        declared = (await self.engine.catalog()).topics
+        return frozenset(row.name for row in await self.system.rows(self.system.schedules) if row.name in declared)
 
     def check_model(self, kind: Literal["tables", "topics", "queues"], name: str, data: dict[str, Any]) -> None:
         """Refuse what the model of a resource does not accept, when its app runs here."""

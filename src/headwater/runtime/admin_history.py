@@ -9,8 +9,9 @@ import msgspec
 
 from headwater.engine import MessageNote, TracedEvent
 from headwater.errors import UnknownResource
-from headwater.runtime.admin_base import AdminBase, event_json
+from headwater.runtime.admin_base import AdminBase, event_json, time_of
 from headwater.runtime.operations import MAX_PAGE, Limit, Name, Position, operation
+from headwater.tracing import Span
 
 TRACE_LIMIT = 1000
 
@@ -47,18 +48,22 @@ class HistoryOperations(AdminBase):
         """All that a request led to, as a tree; `id` is that of an event, a message or a trace.
 
         `roots` are the requests and calls that began it. Each event has its messages, each message its failures and
-        the events that its handler made.
+        the events that its handler made. `spans` are the timed parts of the trace, if it was sampled, and its failures:
+        requests, attempts of handlers, steps and outgoing calls. A span's `parent` is the id of another, `of` the
+        message of an attempt, the cause that begins a root, or where a call went.
         """
         event = await self.engine.event(id.partition("/")[0])
         trace = id if event is None else event.event.trace
         events = await self.engine.trace(trace, TRACE_LIMIT)
-        if not events:
+        spans = await self.tracer.of(trace, TRACE_LIMIT)
+        if not events and not spans:
             raise _unknown(id)
         return {
             "trace": trace,
             "events": len(events),
-            "complete": len(events) < TRACE_LIMIT,
+            "complete": len(events) < TRACE_LIMIT and len(spans) < TRACE_LIMIT,
             "roots": _tree(events),
+            "spans": [_span_json(span) for span in spans],
         }
 
 
@@ -69,6 +74,13 @@ def _unknown(id: str) -> UnknownResource:
         resource=id,
         hint="events are kept until the `history` setting has passed",
     )
+
+
+def _span_json(span: Span) -> dict[str, Any]:
+    """A span; always with the same members."""
+    told = msgspec.structs.asdict(span)
+    start, duration_ms = time_of(told.pop("start_ms")), told.pop("duration_us") / 1000
+    return {**told, "start": start, "duration_ms": duration_ms}
 
 
 def _traced_json(traced: TracedEvent) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 from headwater.buckets import BY_BLOB, MAX_SIZE, Bucket, ObjectReader
 from headwater.errors import DeclarationError, InvalidValue, UnknownResource
 from headwater.http.objects import described
-from headwater.object_listing import BINARY
+from headwater.object_listing import BINARY, ObjectInfo
 from headwater.runtime.admin_base import AdminBase
 from headwater.runtime.operations import Limit, Name, operation
 
@@ -34,6 +34,7 @@ class PutOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class GetOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bucket: str
     key: str
+    version: str = ""
 
 
 class ObjectOperations(AdminBase):
@@ -44,24 +45,35 @@ class ObjectOperations(AdminBase):
         """A page of objects in the order of their keys; with a delimiter, what is below one is shown as a prefix."""
         found = await self.bucket_of(bucket)
         page = await found.list(prefix, delimiter=delimiter, limit=limit, cursor=cursor)
-        items = [described(info) for info in page.items]
+        items = [_shown(found, info) for info in page.items]
         return {"items": items, "prefixes": page.prefixes, "cursor": page.cursor}
+
+    @operation()
+    async def bucket_versions(
+        self, *, bucket: Name, key: Name, limit: Limit = 100, cursor: str | None = None
+    ) -> dict[str, Any]:
+        """A page of the older versions of an object, newest first."""
+        found = await self.bucket_of(bucket)
+        page = await found.versions(key, limit=limit, cursor=cursor)
+        return {"items": [_shown(found, info) for info in page.items], "cursor": page.cursor}
 
     @operation()
     async def bucket_head(self, *, bucket: Name, key: Name) -> dict[str, Any]:
         """An object without its bytes."""
-        info = await (await self.bucket_of(bucket)).head(key)
+        found = await self.bucket_of(bucket)
+        info = await found.head(key)
         if info is None:
             raise _missing("head", bucket, key)
-        return described(info)
+        return _shown(found, info)
 
     @operation(writes=True)
     async def bucket_delete(self, *, bucket: Name, key: Name, if_match: str | None = None) -> dict[str, Any]:
         """Remove an object; one that is absent already is not found. `if_match` is the etag that it must have."""
-        info = await (await self.bucket_of(bucket)).delete(key, if_match=if_match)
+        found = await self.bucket_of(bucket)
+        info = await found.delete(key, if_match=if_match)
         if info is None:
             raise _missing("delete", bucket, key)
-        return described(info)
+        return _shown(found, info)
 
     @operation()
     async def bucket_presign(
@@ -103,12 +115,12 @@ class ObjectOperations(AdminBase):
             if_absent=options.if_absent,
             sha256=options.sha256,
         )
-        return described(info)
+        return _shown(bucket, info)
 
     async def open_object(self, parameters: Mapping[str, Any]) -> AbstractAsyncContextManager[ObjectReader]:
         """The bytes of the object of a bucket and key; entering it raises `UnknownResource` when there is none."""
         options = read_options(parameters, GetOptions, "get")
-        return (await self.bucket_of(options.bucket)).open(options.key)
+        return (await self.bucket_of(options.bucket)).open(options.key, version=options.version)
 
     async def bucket_of(self, name: str) -> Bucket:
         """The bucket as its app declares it here, or a stand-in by what the catalog knows."""
@@ -120,7 +132,12 @@ class ObjectOperations(AdminBase):
         if spec is None or not spec.bucket or spec.sort or BY_BLOB not in {index.name for index in spec.indexes}:
             raise UnknownResource("the store has no bucket of this name", resource=name, hint=_HINT)
         versions = f"{name}.versions" in tables
-        return Bucket(self.stand_in, name, max_size=MAX_SIZE, versions=versions, expire_ms=spec.ttl_ms)
+        most = spec.max_size or MAX_SIZE
+        return Bucket(self.stand_in, name, max_size=most, versions=versions, expire_ms=spec.ttl_ms)
+
+
+def _shown(bucket: Bucket, info: ObjectInfo) -> dict[str, Any]:
+    return described(info, version=bucket.keeps_versions)
 
 
 def read_options(parameters: Mapping[str, Any], kind: type[Options], operation: str) -> Options:

@@ -41,6 +41,13 @@ class QueueOperations(AdminBase):
     ) -> dict[str, Any]:
         """Publish a message to a topic."""
         await self.check_topic(topic)
+        if topic in await self.schedule_names():
+            raise InvalidValue(
+                "it is a schedule, whose messages are ticks",
+                operation="publish",
+                resource=topic,
+                hint=f"`headwater schedule run {topic} JSON` makes one, with parameters",
+            )
         self.check_model("topics", topic, data)
         source: Topic[dict[str, Any]] = Topic(self.stand_in, topic, dict)
         return {"id": await source.publish(data, attributes=attributes, dedup=dedup)}

@@ -8,7 +8,11 @@ import msgspec
 
 from headwater.catalog import Catalog, QueueSpec, TableSpec
 from headwater.engine import QueueStats
+from headwater.runtime.admin_alarms import state_json
 from headwater.runtime.admin_base import AdminBase, orphans_of, time_of
+from headwater.runtime.alarms import read_states
+from headwater.runtime.garbage import blob_tables
+from headwater.runtime.inventory import take_inventory
 from headwater.runtime.operations import operation
 from headwater.system import NAME
 
@@ -29,6 +33,7 @@ class ResourceOperations(AdminBase):
             "queues": {"count": len(stats), **{name: sum(getattr(s, name) for s in stats) for name in _TOTALS}},
             "paused": [queue.queue for queue in stats if queue.paused],
             "orphans": orphans_of(catalog, {queue.queue: queue.depth for queue in stats}),
+            "alarms": [state_json(row) for row in await read_states(self.engine, self.system) if row.state == "alarm"],
         }
 
     def _server(self) -> dict[str, Any] | None:
@@ -42,8 +47,8 @@ class ResourceOperations(AdminBase):
 
     @operation()
     async def resources(self) -> dict[str, Any]:
-        """All that the store's apps declare: tables, buckets, topics, queues with depths, routes, subscriptions."""
-        catalog = await self.engine.catalog()
+        """All that the store's apps declare: tables, buckets, topics, schedules, queues, routes, subscriptions."""
+        catalog, schedules = await self.engine.catalog(), await self.schedule_names()
         routes = [msgspec.to_builtins(route) for route in catalog.routes]
         return {
             "apps": _apps(catalog),
@@ -53,9 +58,10 @@ class ResourceOperations(AdminBase):
                 if not _is_own(name) and not spec.bucket
             ],
             "buckets": _buckets(catalog),
-            "topics": [{"name": name} for name in sorted(catalog.topics) if not _is_own(name)],
+            "topics": [{"name": name} for name in sorted(catalog.topics.keys() - schedules) if not _is_own(name)],
+            "schedules": [{"name": name} for name in sorted(schedules)],
             "queues": await self._queues(),
-            "routes": [route for route in routes if not route["id"]],
+            "routes": [route for route in routes if not route["id"] and route["origin"] != NAME],
             "subscriptions": [route for route in routes if route["id"]],
         }
 
@@ -96,9 +102,17 @@ class ResourceOperations(AdminBase):
 
     @operation()
     async def check(self) -> dict[str, Any]:
-        """Read the whole store and name each damage found; an empty list means that it is sound."""
-        damage = await self.engine.check()
-        return {"sound": not damage, "damage": damage}
+        """Read the whole store and name each damage found; an empty list means that it is sound.
+
+        `unreferenced_blobs` counts the bytes in the place for objects that no object has, which the server collects.
+        """
+        damage, unreferenced = await self.engine.check(), 0
+        if await blob_tables(self.engine):
+            if place := await self.system.read(self.system.places, "objects"):
+                await self.blobs.check(place.owner)
+            inventory = await take_inventory(self.engine, self.blobs)
+            damage, unreferenced = [*damage, *inventory.missing], inventory.unreferenced
+        return {"sound": not damage, "damage": damage, "unreferenced_blobs": unreferenced}
 
 
 def _apps(catalog: Catalog) -> list[str]:

@@ -22,7 +22,7 @@ class TableOperations(AdminBase):
     async def table_get(self, *, table: Name, key: KeyParts) -> dict[str, Any]:
         """A row with its version. `key` holds the parts of the key."""
         rows = await self._table(table)
-        checked = rows.key(*_typed(rows.spec, key))
+        checked = rows.key(*typed(rows.spec, key))
         found = await self.engine.read(table, checked)
         if found is None:
             raise UnknownResource("there is no row of this key", operation="get", resource=f"{table} {_shown(key)}")
@@ -42,7 +42,7 @@ class TableOperations(AdminBase):
     async def table_delete(self, *, table: Name, key: KeyParts, if_version: str | None = None) -> dict[str, Any]:
         """Remove a row; one that is absent already is not found."""
         rows = await self._table(table)
-        parts = _typed(rows.spec, key)
+        parts = typed(rows.spec, key)
         checked = rows.key(*parts)
         if await self.engine.read(table, checked) is None:
             raise UnknownResource("there is no row of this key", operation="delete", resource=f"{table} {_shown(key)}")
@@ -80,7 +80,7 @@ class TableOperations(AdminBase):
     async def table_history(self, *, table: Name, key: KeyParts, limit: Limit = 100) -> dict[str, Any]:
         """The changes of a row that the history still holds, newest first."""
         rows = await self._table(table)
-        checked = rows.key(*_typed(rows.spec, key))
+        checked = rows.key(*typed(rows.spec, key))
         return {"changes": [event_json(event) for event in await self.engine.history(table, checked, limit)]}
 
     @operation()
@@ -92,6 +92,13 @@ class TableOperations(AdminBase):
     async def _table(self, name: str) -> Table[dict[str, Any]]:
         """A stand-in for the declared table, without its model: documents are shown as they are stored."""
         spec = await self.table_spec(name)
+        if spec.bucket:
+            raise InvalidValue(
+                "these rows are a bucket's own, and belong together with its bytes",
+                operation="use rows",
+                resource=name,
+                hint="`headwater bucket` lists, reads, puts and removes its objects",
+            )
         return Table(self.stand_in, spec, dict, dict.fromkeys(range(1, spec.schema), _as_is))
 
 
@@ -99,7 +106,7 @@ def _as_is(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _typed(spec: TableSpec, key: list[str | int]) -> list[KeyPart]:
+def typed(spec: TableSpec, key: list[str | int]) -> list[KeyPart]:
     """A partition key is always a string: 17 stands for "17"."""
     return [str(key[0]), *key[1:]]
 

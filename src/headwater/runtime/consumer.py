@@ -9,6 +9,7 @@ does so after a pause, a lost lease ends it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import Executor as Threads
@@ -33,10 +34,12 @@ from headwater.errors import (
 )
 from headwater.events import Delivery
 from headwater.handlers import HandlerSpec
+from headwater.metrics import Histogram
 from headwater.runtime.acks import FULL_DISK_PAUSE_S, Acks
 from headwater.runtime.executor import Executor, Submitted, Work
+from headwater.tracing import Tracer
 from headwater.unit import Settle
-from headwater.work import RERUNS, contention_pause_s
+from headwater.work import RERUNS, contention_pause_s, current, current_request
 
 MAX_UNDER_WAY = 512
 PREFETCH = 4
@@ -45,7 +48,7 @@ log = structlog.get_logger("headwater.consumer")
 
 
 class ConsumerStats(msgspec.Struct):
-    """Counts since the start of the process."""
+    """Counts of deliveries since the start of the process: `failed` are those whose attempt failed, also the last."""
 
     handled: int = 0
     failed: int = 0
@@ -56,14 +59,26 @@ class ConsumerStats(msgspec.Struct):
 class Consumer:
     """`start`, then `drain`: it stops leasing, finishes what runs, and gives back the rest."""
 
-    def __init__(self, engine: Engine, clock: Clock, spec: HandlerSpec, policy: QueueSpec, threads: Threads) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        spec: HandlerSpec,
+        policy: QueueSpec,
+        threads: Threads,
+        *,
+        tracer: Tracer,
+    ) -> None:
         self.spec = spec
         self.policy = policy
         self.stats = ConsumerStats()
+        self.durations = Histogram()
+        """Of attempts: an event, or a batch, and what is left of it event by event."""
         self._engine = engine
         self._clock = clock
         self._acks = Acks(engine, clock, self._acked)
-        self._executor = Executor(engine, clock, spec, policy, threads=threads, acks=self._acks)
+        self._executor = Executor(engine, clock, spec, policy, threads=threads, acks=self._acks, tracer=tracer)
+        self._context = _log_context(spec)
         self._buffer: deque[Work] = deque()
         self._held: dict[int, Delivery] = {}
         self._slots: set[asyncio.Task[None]] = set()
@@ -88,7 +103,8 @@ class Consumer:
         if suspects:
             self._hold(suspects)
         for delivery in suspects:
-            task = asyncio.create_task(self._run(Work([delivery])), name=f"suspect {self.spec.queue}")
+            running = self._run(Work([delivery]))
+            task = asyncio.create_task(running, name=f"suspect {self.spec.queue}", context=self._context.copy())
             self._slots.add(task)
             task.add_done_callback(self._slots.discard)
             enough = asyncio.Event()
@@ -152,7 +168,7 @@ class Consumer:
     # Slots
 
     def _spawn(self) -> None:
-        task = asyncio.create_task(self._slot(), name=f"slot {self.spec.queue}")
+        task = asyncio.create_task(self._slot(), name=f"slot {self.spec.queue}", context=self._context.copy())
         self._slots.add(task)
         task.add_done_callback(self._slots.discard)
 
@@ -208,6 +224,7 @@ class Consumer:
 
     async def _run(self, work: Work) -> None:
         self.stats.running += 1
+        begun = self._clock.monotonic()
         try:
             for submitted in await self._executor.run(work):
                 self._track(submitted)
@@ -218,6 +235,7 @@ class Consumer:
             raise
         finally:
             self.stats.running -= 1
+            self.durations.observe(self._clock.monotonic() - begun)
 
     # The end of an attempt
 
@@ -270,10 +288,8 @@ class Consumer:
         self._noted()
         if submitted is None:
             return
-        if submitted.failed:
-            self.stats.failed += 1
-        else:
-            self.stats.handled += max(len(work.deliveries) - len(submitted.released), 0)
+        self.stats.failed += submitted.failures
+        self.stats.handled += max(len(work.deliveries) - len(submitted.released) - submitted.failures, 0)
         if submitted.released:
             self._background(self._give_back(list(submitted.released)))
 
@@ -306,7 +322,7 @@ class Consumer:
         log.warning("a handler's commit was refused", queue=self.spec.queue, error=str(error))
         now_ms = self._clock.wall_ms()
         for delivery in work.deliveries:
-            self._track(self._executor.submit_failed(delivery, error, now_ms))
+            self._track(self._executor.submit_refused(delivery, error, now_ms))
 
     def _background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -322,3 +338,13 @@ class Consumer:
         if self._held:
             self._background(self._engine.extend(list(self._held.values())))
             self._extend_later()
+
+
+def _log_context(spec: HandlerSpec) -> contextvars.Context:
+    """What lines of the log say that the handler's code writes, set once for all its attempts."""
+    context = contextvars.copy_context()
+    app = spec.queue.partition("/")[0]
+    context.run(current.set, None)
+    context.run(current_request.set, None)
+    context.run(structlog.contextvars.bind_contextvars, app=app, handler=spec.name, queue=spec.queue)
+    return context

@@ -2,8 +2,8 @@
 
 decode → filter → run → settle → commit. An attempt ends in exactly one commit, which carries what the handler
 wrote and how each delivery ended. Conflicts re-run it in place and count as a failure only after `RERUNS`; an
-exception with stale reads is a conflict. A batch that raises is run again event by event, so that only the guilty
-ones fail.
+exception with stale reads is a conflict. Without room on the disk it waits and is run again. A batch that raises is
+run again event by event, so that only the guilty ones fail.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import msgspec
 from headwater.catalog import QueueSpec
 from headwater.clock import Clock
 from headwater.engine import Engine
-from headwater.errors import Conflict, HeadwaterError
+from headwater.errors import Conflict, Discard, HeadwaterError, StoreFull
 from headwater.events import Delivery
 from headwater.handlers import HandlerSpec
 from headwater.runtime.acks import Acks
+from headwater.runtime.attempt_spans import AttemptSpans, Running
 from headwater.runtime.attempts import Undecodable, settle, settle_failed
+from headwater.tracing import Tracer
 from headwater.unit import Committed, Settle
 from headwater.work import BLOCKED, FILTERED, RERUNS, UnitOfWork, current
 
@@ -43,6 +45,7 @@ class Submitted(msgspec.Struct, frozen=True):
     """A commit under way, the work it ends, and the deliveries that it leaves to be released.
 
     `verdict`: the commit has no effect but to settle a failed attempt; with `failed` the delivery stays in its queue.
+    `failures` counts the deliveries that it settles as failed, whatever becomes of them.
     """
 
     future: asyncio.Future[Committed]
@@ -50,14 +53,24 @@ class Submitted(msgspec.Struct, frozen=True):
     released: Sequence[Delivery] = ()
     verdict: bool = False
     failed: bool = False
+    failures: int = 0
 
 
 class Executor:
     """Runs attempts of one handler. `run` never raises for what the handler does."""
 
     def __init__(
-        self, engine: Engine, clock: Clock, spec: HandlerSpec, policy: QueueSpec, *, threads: Threads, acks: Acks
+        self,
+        engine: Engine,
+        clock: Clock,
+        spec: HandlerSpec,
+        policy: QueueSpec,
+        *,
+        threads: Threads,
+        acks: Acks,
+        tracer: Tracer,
     ) -> None:
+        self._spans = AttemptSpans(tracer, clock, spec, policy)
         self._acks = acks
         self._engine = engine
         self._clock = clock
@@ -80,10 +93,11 @@ class Executor:
 
     async def _run_without(self, work: Work, overdue: list[Delivery]) -> Sequence[Submitted]:
         """Bury what used up its receives without an end of its own (the process died, the lease expired)."""
-        ended = [
-            self._submit_settled(d, settle(d, "bury", f"received {d.receives - 1} times without an end"))
-            for d in overdue
-        ]
+        ended = []
+        for delivery in overdue:
+            buried = settle(delivery, "bury", f"received {delivery.receives - 1} times without an end")
+            self._spans.log_end(delivery, buried)
+            ended.append(self._submit_settled(delivery, buried))
         rest = [d for d in work.deliveries if d not in overdue]
         return [*ended, *(await self.run(Work(rest, work.reruns)) if rest else ())]
 
@@ -92,6 +106,7 @@ class Executor:
         started_ms = self._clock.wall_ms()
         unit = UnitOfWork(self._engine, delivery)
         unit.deliveries = work.deliveries
+        span = self._spans.begin(unit) if self._spans.samples(delivery.event.trace) else None
         try:
             event = self._decoded(delivery)
             if self._spec.when is not None and not self._spec.when(event):
@@ -102,23 +117,29 @@ class Executor:
                 if unit.failures:
                     raise unit.failures[delivery.position]
         except Exception as error:
-            failure = await self._judge(unit, work, error)
-            if failure is None:
-                return [Submitted(_refused(Conflict("a read is stale")), work)]
+            refusal = await self._refusal(unit, work, error)
             unit.close("its handler failed")
-            return [self.submit_failed(delivery, failure, started_ms)]
+            if refusal is not None:
+                return [_refused(refusal, work, span)]
+            return [self.submit_failed(delivery, error, started_ms, span)]
         if not unit.writes_anything:
             unit.close("its handler returned")
             self._acks.add(ended)
+            if span is not None:
+                span.end()
             return ()
         unit.settle(ended)
-        return [Submitted(unit.commit(), work)]
+        committing = unit.commit()
+        if span is not None:
+            span.end_with(committing)
+        return [Submitted(committing, work)]
 
-    async def _judge(self, unit: UnitOfWork, work: Work, error: Exception) -> Exception | None:
-        """The failure that the error is; None when stale reads explain it, so that the work is run again."""
-        stale = await unit.stale()
-        if stale is None or work.reruns >= RERUNS:
+    async def _refusal(self, unit: UnitOfWork, work: Work, error: Exception) -> HeadwaterError | None:
+        """As what the work is run again, without a receive: no room on the disk, or stale reads; None for a failure."""
+        if isinstance(error, StoreFull):
             return error
+        if work.reruns < RERUNS and await unit.stale() is not None:
+            return Conflict("a read is stale")
         return None
 
     def _decoded(self, delivery: Delivery) -> Any:
@@ -179,19 +200,26 @@ class Executor:
         started_ms = self._clock.wall_ms()
         unit = UnitOfWork(self._engine, work.deliveries[0])
         unit.deliveries = work.deliveries
+        span = self._spans.begin(unit)
         try:
             events = self._batch_events(unit)
             if events:
                 await self._handle(unit, events)
         except Exception as error:
-            if await self._judge(unit, work, error) is None:
-                return [Submitted(_refused(Conflict("a read is stale")), work)]
+            refusal = await self._refusal(unit, work, error)
             unit.close("its handler failed")
+            if refusal is not None:
+                return [_refused(refusal, work, span)]
             if len(work.deliveries) == 1:
-                return [self.submit_failed(work.deliveries[0], error, started_ms)]
+                return [self.submit_failed(work.deliveries[0], error, started_ms, span)]
+            if span is not None:
+                span.end(error)
             return await self._run_singly(work)
-        released = self._settle_batch(unit, started_ms)
-        return [Submitted(unit.commit(), work, released)]
+        released, failures = self._settle_batch(unit, started_ms)
+        committing = unit.commit()
+        if span is not None:
+            span.end_with(committing)
+        return [Submitted(committing, work, released, failures=failures)]
 
     def _batch_events(self, unit: UnitOfWork) -> list[Any]:
         """Decode and filter; what cannot be decoded fails alone."""
@@ -208,8 +236,9 @@ class Executor:
                 unit.fail(delivery, error)
         return events
 
-    def _settle_batch(self, unit: UnitOfWork, started_ms: int) -> list[Delivery]:
-        released = []
+    def _settle_batch(self, unit: UnitOfWork, started_ms: int) -> tuple[list[Delivery], int]:
+        """(what is to be released, how many failed)."""
+        released, failures = [], 0
         now_ms = self._clock.wall_ms()
         for delivery in unit.deliveries:
             error = unit.failures.get(delivery.position)
@@ -218,8 +247,11 @@ class Executor:
             elif error is BLOCKED:
                 released.append(delivery)
             elif error is not FILTERED:
-                unit.settle(settle_failed(delivery, error, self._policy, started_ms, now_ms))
-        return released
+                ended = settle_failed(delivery, error, self._policy, started_ms, now_ms)
+                self._spans.fail(delivery, error, ended, None)
+                unit.settle(ended)
+                failures += not isinstance(error, Discard)
+        return released, failures
 
     async def _run_singly(self, work: Work) -> Sequence[Submitted]:
         """Event by event; after a failure the later ones of its group are given back untouched."""
@@ -240,15 +272,25 @@ class Executor:
 
     # Ending
 
-    def submit_failed(self, delivery: Delivery, error: Exception, started_ms: int) -> Submitted:
+    def submit_failed(
+        self, delivery: Delivery, error: Exception, started_ms: int, span: Running | None = None
+    ) -> Submitted:
         """Settle a delivery whose attempt failed, in a commit without any effect of it."""
         ended = settle_failed(delivery, error, self._policy, started_ms, self._clock.wall_ms())
+        self._spans.fail(delivery, error, ended, span)
+        return self._submit_settled(delivery, ended)
+
+    def submit_refused(self, delivery: Delivery, error: Exception, now_ms: int) -> Submitted:
+        """Settle a delivery whose attempt's commit was refused for what it holds."""
+        ended = settle_failed(delivery, error, self._policy, now_ms, now_ms)
+        self._spans.refuse(delivery, error, ended)
         return self._submit_settled(delivery, ended)
 
     def _submit_settled(self, delivery: Delivery, ended: Settle) -> Submitted:
         unit = UnitOfWork(self._engine, delivery)
         unit.settle(ended)
-        return Submitted(unit.commit(), Work([delivery]), verdict=True, failed=ended.outcome == "retry")
+        retried, failures = ended.outcome == "retry", int(ended.outcome in ("retry", "bury"))
+        return Submitted(unit.commit(), Work([delivery]), verdict=True, failed=retried, failures=failures)
 
 
 def _done() -> asyncio.Future[Committed]:
@@ -257,7 +299,9 @@ def _done() -> asyncio.Future[Committed]:
     return future
 
 
-def _refused(error: HeadwaterError) -> asyncio.Future[Committed]:
+def _refused(error: HeadwaterError, work: Work, span: Running | None) -> Submitted:
+    if span is not None:
+        span.end(error)
     future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
     future.set_exception(error)
-    return future
+    return Submitted(future, work)

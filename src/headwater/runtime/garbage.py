@@ -39,7 +39,7 @@ class Garbage:
             if now_ms < self._next_pass_ms:
                 return 0
             self._next_pass_ms = now_ms + PASS_MS
-        tables = await self._tables()
+        tables = await blob_tables(self._engine)
         ids = await self._blobs.ids(self._after, SLICE)
         self._after = ids[-1] if len(ids) == SLICE else ""
         held, deleted = self._uncommitted.ids(), 0
@@ -56,18 +56,19 @@ class Garbage:
             self._before, self._found = self._found, set()
         return deleted
 
-    async def _tables(self) -> list[str]:
-        """The tables that refer to blobs, also those of apps that do not run here; versions after their objects."""
-        catalog = await self._engine.catalog()
-        return sorted(
-            name
-            for name, spec in catalog.tables.items()
-            if spec.bucket and any(index.name == BY_BLOB for index in spec.indexes)
-        )
-
     async def _is_used(self, id: str, tables: list[str]) -> bool:
         for table in tables:
             page = await self._engine.query(Query(table=table, index=BY_BLOB, partition=id, limit=1))
             if page.records:
                 return True
         return False
+
+
+async def blob_tables(engine: Engine) -> list[str]:
+    """The tables that refer to blobs, also those of apps that do not run here; versions after their objects."""
+    catalog = await engine.catalog()
+    return sorted(
+        name
+        for name, spec in catalog.tables.items()
+        if spec.bucket and any(index.name == BY_BLOB for index in spec.indexes)
+    )

@@ -13,13 +13,18 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from pydantic import SecretStr
 
 from headwater.config import Config
+from headwater.durations import to_ms
 from headwater.errors import DeclarationError
 from headwater.http.access import AccessRules
 from headwater.http.issuers import FAMILIES, Issuer
 from headwater.http.jwks import MIN_RSA_BITS
 from headwater.http.tokens import SECRET_BYTES, development_secret
+from headwater.mail_settings import Smtp, check_address, check_addresses
+from headwater.runtime.mail import MailRules
+from headwater.runtime.smtp import SmtpServer
 from headwater.runtime.webhooks import WebhookRules
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -51,6 +56,32 @@ def access_rules(config: Config, environ: Mapping[str, str] | None = None) -> Ac
 def webhook_rules(config: Config) -> WebhookRules:
     """Where webhooks may go, and the key of their secrets."""
     return WebhookRules(config.webhooks, Path(config.secret_key_file))
+
+
+def mail_rules(config: Config, environ: Mapping[str, str] | None = None) -> MailRules:
+    """The server that takes mail, and who gets alarms. Raises `DeclarationError` when its password is not there."""
+    variables = os.environ if environ is None else environ
+    post = None if config.smtp is None else smtp_server(config.smtp, variables)
+    return MailRules(post, tuple(check_addresses(config.alerts)))
+
+
+def smtp_server(smtp: Smtp, variables: Mapping[str, str]) -> SmtpServer:
+    """The server as it is called, the password read from the variable that is named."""
+    password = smtp.password
+    if password.startswith("env:"):
+        variable = password.removeprefix("env:")
+        if not variables.get(variable):
+            raise DeclarationError(f"the variable {variable} is not set", operation="configure", resource="smtp")
+        password = variables[variable]
+    return SmtpServer(
+        host=smtp.host,
+        sender=check_address(smtp.sender),
+        security=smtp.security,
+        port=smtp.port,
+        username=smtp.username,
+        password=SecretStr(password),
+        timeout_s=to_ms(smtp.timeout) / 1000,
+    )
 
 
 def _with_keys(name: str, issuer: Issuer, variables: Mapping[str, str]) -> Issuer:

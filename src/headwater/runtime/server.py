@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -29,11 +29,13 @@ from headwater.errors import DeclarationError
 from headwater.http.admin import make_admin
 from headwater.http.edge import Edge
 from headwater.http.front import RESERVED, Front, allow_origins
+from headwater.http.prometheus import make_metrics
 from headwater.objects import make_blobs
 from headwater.runtime.admin import About, Admin
 from headwater.runtime.listener import Listener, PublicListener, bind, bind_locally
-from headwater.runtime.rules import access_rules, webhook_rules
+from headwater.runtime.rules import access_rules, mail_rules, webhook_rules
 from headwater.runtime.supervisor import Supervisor
+from headwater.runtime.telemetry import make_exporter
 
 if TYPE_CHECKING:
     import httpx
@@ -79,9 +81,13 @@ class Server:
             history_events=config.history_events,
             rules=access_rules(config),
             webhooks=webhook_rules(config),
+            mail=mail_rules(config),
             limits=config.limits,
             public_url=config.public_url,
             blobs=make_blobs(config.objects_url),
+            alarms=config.alarms,
+            trace_sample=config.trace_sample,
+            exporter=make_exporter(config.otlp),
         )
 
     def stop(self) -> None:
@@ -100,18 +106,18 @@ class Server:
             self._front.apps = dict(apps)
             path = admin_socket(self.config.store)
             try:
-                with bind_locally(path) as local:
-                    return await self._serve(public, Listener(self._admin(), local), ready)
+                with bind_locally(path) as local, self._metrics_listener() as listeners:
+                    return await self._serve(public, [Listener(self._admin(), local), *listeners], ready)
             finally:
                 await self.supervisor.stop(0)
                 path.unlink(missing_ok=True)
 
-    async def _serve(self, public: Listener, local: Listener, ready: Callable[[], None]) -> int:
-        servers = [public.start(), local.start()]
+    async def _serve(self, public: Listener, inner: Sequence[Listener], ready: Callable[[], None]) -> int:
+        servers = [listener.start() for listener in (public, *inner)]
         broken = asyncio.create_task(self._engine.broken())
         stopped = asyncio.create_task(self._stop.wait())
         try:
-            await _until_started((public, local), servers)
+            await _until_started((public, *inner), servers)
             await self.supervisor.serve()
             tune_interpreter()
             self._front.unready = ""
@@ -119,10 +125,10 @@ class Server:
             await asyncio.wait([broken, stopped, *servers], return_when=asyncio.FIRST_COMPLETED)
             failed = broken.done()
             self._front.unready = "the store failed" if failed else "the server stops"
-            await self._drain(public, local, 0 if failed else self.config.drain_s)
+            await self._drain(public, inner, 0 if failed else self.config.drain_s)
         finally:
-            public.end(0)
-            local.end(0)
+            for listener in (public, *inner):
+                listener.end(0)
             await asyncio.gather(*servers, return_exceptions=True)
             broken.cancel()
             stopped.cancel()
@@ -130,7 +136,7 @@ class Server:
             log.error("the store failed; start again to recover", error=str(broken.result()))
         return EXIT_STORE_FAILED if failed else EXIT_OK
 
-    async def _drain(self, public: Listener, local: Listener, drain_s: float) -> None:
+    async def _drain(self, public: Listener, inner: Sequence[Listener], drain_s: float) -> None:
         """Handlers first, requests after them; what is left at the end is cut off by `Supervisor.stop`."""
         log.info("stopping", drain=f"{drain_s:g}s")
         end_s = self._clock.monotonic() + drain_s
@@ -141,7 +147,17 @@ class Server:
                 await asyncio.gather(*(consumer.drain(share_s) for consumer in consumers))
         left_s = max(0.0, end_s - self._clock.monotonic())
         public.end(left_s)
-        local.end(0)
+        for listener in inner:
+            listener.end(0)
+
+    @contextlib.contextmanager
+    def _metrics_listener(self) -> Iterator[list[Listener]]:
+        """The listener for Prometheus, when the settings have an address for it."""
+        if not self.config.metrics:
+            yield []
+            return
+        with bind(*self.config.metrics_address) as bound:
+            yield [Listener(make_metrics(self.supervisor.monitor.totals, self._clock.wall_ms), bound)]
 
     def _admin(self) -> ASGIApp:
         about = About(pid=os.getpid(), address=self.address, started_ms=self._clock.wall_ms())

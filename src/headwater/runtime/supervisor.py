@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -24,15 +25,21 @@ from headwater.http.access import Access, AccessRules
 from headwater.http.lifespan import Lifespan
 from headwater.http.limits import Limits
 from headwater.http.presigned import Presigner
+from headwater.metrics import Recorder
 from headwater.runtime.consumer import Consumer
 from headwater.runtime.drop_folder import DropFolder, drop_folders
 from headwater.runtime.garbage import Garbage
 from headwater.runtime.janitor import HISTORY_EVENTS, HISTORY_MS, Janitor
+from headwater.runtime.mail import Mailer, MailRules
+from headwater.runtime.monitor import Monitor
+from headwater.runtime.scheduler import Scheduler
 from headwater.runtime.seal import Seal
+from headwater.runtime.spans import Exporter, Spans
 from headwater.runtime.wakeups import Wakeups
 from headwater.runtime.webhooks import WebhookRules, Webhooks
 from headwater.system import System
 from headwater.transactions import end_waits, serve_waits
+from headwater.tuning import Tuning, built_in_alarms
 
 if TYPE_CHECKING:
     import httpx
@@ -59,17 +66,24 @@ class Supervisor:
         upkeep: bool = True,
         rules: AccessRules | None = None,
         webhooks: WebhookRules | None = None,
+        mail: MailRules | None = None,
         limits: Limits | None = None,
         public_url: str = "",
         blobs: BlobStore | None = None,
+        alarms: Mapping[str, bool | Tuning] | None = None,
+        trace_sample: float = 0.0,
+        exporter: Exporter | None = None,
     ) -> None:
         self.engine = engine
         self.clock = clock
+        self.recorder = Recorder()
         self.limits = limits or Limits()
         self.uncommitted = Uncommitted()
         self._blobs = blobs
-        self.system = System()
+        self.system = System(spans_kept=timedelta(milliseconds=max(history_ms, 1000)))
+        self.tracer = Spans(engine, clock, self.system, share=trace_sample, kept_ms=history_ms, exporter=exporter)
         self.access = Access(rules or AccessRules(), clock, keys=self.system, usage=self.system)
+        self.mail = Mailer(self.system, mail)
         self.graph: Graph = build_graph([*apps, self.system.app])
         self.webhooks = Webhooks(self.system, self.graph, webhooks, self.reach, consume=self._consume)
         seal = Seal((webhooks or WebhookRules()).key_file)
@@ -87,6 +101,19 @@ class Supervisor:
         self._consuming = False
         self.drop_folders: list[DropFolder] = []
         self.wakeups: list[Wakeups] = []
+        self.scheduler = Scheduler(self.system, self.graph.apps, engine, clock, self.recorder)
+        self.wakeups += [self.scheduler.wakeups, self.tracer.wakeups]
+        self.monitor = Monitor(
+            engine,
+            clock,
+            self.system,
+            self.graph,
+            self.consumers,
+            recorder=self.recorder,
+            built_in=built_in_alarms(alarms or {}),
+            skips=not upkeep,
+        )
+        self.wakeups.append(self.monitor.wakeups)
 
     @property
     def blobs(self) -> BlobStore:
@@ -119,13 +146,20 @@ class Supervisor:
             _ = app.settings
             for webhook in app.webhooks.values():
                 self.webhooks.check(*webhook.resolve(app))
+            for operation in app.operations.values():
+                operation.check()
+            for target in app.mails.values():
+                target.resolve(app)
+                target.digest_ms(app)
             http = app.load_http()
             if http is not None:
                 self._check_plans(app, http)
                 self._lifespans.append(Lifespan(http))
+        await self.scheduler.prepare()
         for queue in self.graph.handlers:
             await self._consume(queue)
         await self._report_orphans()
+        self.mail.warn([queue for app in self.graph.apps for queue in app.mails], self.access.rules.environment)
         for lifespan in self._lifespans:
             await lifespan.start()
         self.drop_folders = [folder for app in self.graph.apps for folder in drop_folders(app, self.clock)]
@@ -176,7 +210,7 @@ class Supervisor:
         policy = (await self.engine.catalog()).queues[queue]
         if queue not in self.consumers:
             spec = self.graph.handlers[queue]
-            self.consumers[queue] = Consumer(self.engine, self.clock, spec, policy, self._threads)
+            self.consumers[queue] = Consumer(self.engine, self.clock, spec, policy, self._threads, tracer=self.tracer)
             if self._consuming:
                 self.consumers[queue].start()
 
@@ -193,6 +227,8 @@ class Supervisor:
         await self._end_serving()
         await asyncio.gather(*(consumer.drain(deadline_s) for consumer in self.consumers.values()))
         await self._write_usage()
+        await self.monitor.flush()
+        await self.tracer.flush()
         await self._close()
 
     async def _write_usage(self) -> None:
@@ -204,6 +240,7 @@ class Supervisor:
 
     async def crash(self) -> None:
         """Stop as a killed process does, for tests: what runs ends where it stands, nothing is given back."""
+        self.monitor.abandon()
         await self._end_serving()
         await asyncio.gather(*(consumer.abandon() for consumer in self.consumers.values()))
         await self._close()
@@ -230,6 +267,7 @@ class Supervisor:
         if self._blobs is not None:
             await self._blobs.close()
         await self.engine.close()
+        await self.tracer.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
 import msgspec
 
+from headwater.calls import calling
 from headwater.catalog import QueueSpec, RouteSpec
 from headwater.codec import encode_json
 from headwater.engine import Query
@@ -30,6 +30,7 @@ from headwater.graph import Graph
 from headwater.handlers import HandlerSpec
 from headwater.http.addresses import EgressRules
 from headwater.http.outbound import MAX_ANSWER, Answer, Outbound, origin_of
+from headwater.retry_after import asked_wait_s
 from headwater.runtime.seal import Seal
 from headwater.system import NAME, Alarm, Hook, System
 from headwater.unit import Write
@@ -46,7 +47,6 @@ from headwater.webhooks import (
 from headwater.work import UnitOfWork, caused_by
 
 PREFIX = f"{NAME}/webhook-"
-MAX_WAIT_S = 3600.0
 SHOWN = 200
 """How much of an answer stands in an error."""
 Reach = Callable[[str], tuple[httpx.AsyncBaseTransport | None, str | None]]
@@ -212,14 +212,15 @@ class Webhooks:
             "accept-encoding": "identity",
             **signed_headers(delivery.message_id, clock.wall_ms() // 1000, body, secret),
         }
-        if trace := delivery.event.trace:
-            headers["traceparent"] = f"00-{trace}-{trace[-16:]}-01"
         target, inside = self._target(url)
-        if inside is None:
-            answer = await self.outbound.post(target, headers, body, timeout_s=TIMEOUT_S)
-        else:
-            answer = await _post_inside(inside, target, headers, body)
-        await self._judge(delivery, origin_of(target), answer)
+        origin = origin_of(target)
+        with calling(self._system.app, "POST webhook", origin, headers) as answered:
+            if inside is None:
+                answer = await self.outbound.post(target, headers, body, timeout_s=TIMEOUT_S)
+            else:
+                answer = await _post_inside(inside, target, headers, body)
+            answered.append(answer.status)
+        await self._judge(delivery, origin, answer)
 
     def _target(self, url: str) -> tuple[httpx.URL, httpx.AsyncBaseTransport | None]:
         """The URL taken apart, and in tests the transport of a host that is served in this process.
@@ -239,7 +240,10 @@ class Webhooks:
             await self._disable(delivery, origin)
             raise Undeliverable(f"{origin} answered 410: the endpoint is gone and now disabled")
         said = f"answered {answer.status}: {_shown(answer.body)}"
-        wait_s = self._asked_wait(answer) if answer.status in (429, 503) else None
+        wait_s = None
+        if answer.status in (429, 503):
+            now_s = self._system.app.binding.clock.wall_ms() / 1000
+            wait_s = asked_wait_s(answer.headers.get("retry-after", ""), now_s)
         if wait_s is not None:
             raise Retry(after=wait_s, reason=f"{origin} {said}")
         hint = "redirects are not followed" if 300 <= answer.status < 400 else ""
@@ -258,18 +262,6 @@ class Webhooks:
         unit.publish(topic.name, topic.codec.encode(alarm), {}, dedup=f"webhook-gone {queue}")
         await unit.commit()
         await engine.pause(queue, True)
-
-    def _asked_wait(self, answer: Answer) -> float | None:
-        """The wait that Retry-After asks for (RFC 9110 §10.2.3), in seconds from 1 to an hour; None without one."""
-        text = answer.headers.get("retry-after", "").strip()
-        if text.isascii() and text.isdigit():
-            wait_s = float(text[:12])
-        else:
-            try:
-                wait_s = parsedate_to_datetime(text).timestamp() - self._system.app.binding.clock.wall_ms() / 1000
-            except (ValueError, OverflowError):
-                return None
-        return min(max(wait_s, 1.0), MAX_WAIT_S)
 
 
 async def _post_inside(

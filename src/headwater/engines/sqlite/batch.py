@@ -23,7 +23,7 @@ from headwater.engines.sqlite.pending import Pending, Slot, Staged, Stored
 from headwater.engines.sqlite.state import Entry, Head, Lease, State, decode_envelope, encode_envelope
 from headwater.errors import Conflict, HeadwaterError, LeaseLost, QueueFull, UnknownResource
 from headwater.events import INSERTED, MAX_DEPTH, MODIFIED, REMOVED, Envelope, Key
-from headwater.unit import Commit, Committed, Emit, Flip, Settle, Write
+from headwater.unit import Commit, Committed, Emit, Flip, Redaction, Settle, Write
 
 DEDUPLICATION_MS = 5 * 60_000
 _RECORDS = (
@@ -70,6 +70,7 @@ class Batch:
         self.attempts: list[Row] = []
         self.buried: list[Row] = []
         self.redriven: dict[int, int] = {}
+        self.redactions: list[Redaction] = []
         self.added: dict[int, int] = {}
         self.pending: Pending | None = None
         """Only while a load is flipped."""
@@ -131,6 +132,8 @@ class Batch:
             self._claim((claim.scope, claim.id), claim.expires_ms, claim.result)
         if commit.redrives:
             plan.missing = self._redrive(commit)
+        if commit.redactions:
+            self.redactions += commit.redactions
         if plan.duplicates or plan.missing:
             return Committed(self.now_ms, dict(plan.duplicates), tuple(plan.missing))
         return self.plain
@@ -316,7 +319,7 @@ class Batch:
             subject=documents.subject(write.key),
             time_ms=self.now_ms,
             data=new.body if new and spec.images in ("both", "new") else None,
-            old=old.body if old and spec.images in ("both", "old") else None,
+            old=old.body if old and spec.images in ("both", "old") and not write.forgotten else None,
             key=write.key,
             version=write.version,
             expired=expired,
@@ -377,7 +380,7 @@ class Batch:
         seq = self._next_seq()
         delay_ms = spec.delay_ms if emit.delay_ms is None else emit.delay_ms
         place = self._add_message(number, seq, event, (emit.group or "") if spec.fifo else None, delay_ms)
-        self._append_event(seq, event, place)
+        self._append_event(seq, event, place, documents.subject_of_copy(event))
 
     def _adopt_settle(self, settle: Settle) -> None:
         if settle.outcome == "fence":
@@ -435,7 +438,7 @@ class Batch:
             event.depth = 0
             seq = self._next_seq()
             place = self._add_message(queue, seq, event, group, 0, redriven=True)
-            self._append_event(seq, event, place)
+            self._append_event(seq, event, place, documents.subject_of_copy(event))
         return missing
 
 

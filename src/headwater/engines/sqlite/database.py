@@ -16,6 +16,7 @@ from headwater.errors import HeadwaterError, StoreDamaged, StoreError, StoreFull
 from headwater.ids import new_id
 
 FORMAT = 2
+BUSY_MS = 5_000
 _CHUNKS = (*range(512, 64, -32), *range(64, 16, -8), *range(16, 0, -1))
 """How many rows a statement may have: few enough sizes that all stay prepared, close enough for one or two each."""
 Row = tuple[Any, ...]
@@ -24,7 +25,7 @@ Row = tuple[Any, ...]
 def connect(path: Path, *, read_only: bool = False, vfs: str | None = None) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(str(path), flags=flags, vfs=vfs, statementcachesize=500)
-    connection.set_busy_timeout(5000)
+    connection.set_busy_timeout(BUSY_MS)
     connection.execute("PRAGMA cache_size = -32768")
     return connection
 
@@ -51,6 +52,7 @@ def open_writer(
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         fetch(connection, "PRAGMA fullfsync = ON")
         fetch(connection, "PRAGMA wal_autocheckpoint = 0")
+        fetch(connection, "PRAGMA secure_delete = ON")
         fetch(connection, "PRAGMA journal_size_limit = 67108864")
         if not fetch(connection, "SELECT 1 FROM sqlite_schema WHERE name = 'head'"):
             if not create:

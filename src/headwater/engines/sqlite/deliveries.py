@@ -230,8 +230,11 @@ class Deliveries(Records):
             line.wake()
 
     def _set_timer(self, line: _Line) -> None:
-        """Wake a waiting consumer when the next delayed message is ready; without one nobody needs it."""
-        if not line.waiters:
+        """Wake a waiting consumer when the next delayed message is ready; without one nobody needs it.
+
+        A paused queue hands out nothing: what is ready there would wake the consumer again and again.
+        """
+        if not line.waiters or line.number in self.state.paused:
             return
         due = line.window.next_due()
         if due is None or (line.timer is not None and line.due_ms <= due):

@@ -14,6 +14,11 @@ subject = subject_of
 _LAST_SECOND = 253_402_300_799  # the end of the year 9999
 
 
+def subject_of_copy(event: Envelope) -> str | None:
+    """What the row of a replayed or redriven change has as its subject: it is no change of its own in the history."""
+    return f"/{event.subject}" if event.key else None
+
+
 def merged(spec: TableSpec, write: Write, body: bytes | None) -> bytes:
     """The body after the write's merges; an absent document starts from its key's fields."""
     document = decode_json(body) if body is not None else key_fields(spec, write.key)

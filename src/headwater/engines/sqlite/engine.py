@@ -30,7 +30,7 @@ from headwater.engines.sqlite.database import (
     translate,
     translate_os,
 )
-from headwater.engines.sqlite.staging import Loads
+from headwater.engines.sqlite.inspection import Inspections
 from headwater.engines.sqlite.state import State
 from headwater.engines.sqlite.writer import Writer
 from headwater.errors import DeclarationError, HeadwaterError, StoreDamaged, StoreError, StoreLocked
@@ -39,7 +39,7 @@ from headwater.unit import Commit, Committed
 MAX_OPERATIONS = 10_000
 
 
-class SqliteEngine(Loads):
+class SqliteEngine(Inspections):
     """One store in one folder. `synchronous` and `vfs` are for tests of durability."""
 
     features = Features(engine="sqlite", max_unit_operations=MAX_OPERATIONS, single_process=True)
@@ -53,9 +53,8 @@ class SqliteEngine(Loads):
         synchronous: str = "FULL",
         vfs: str | None = None,
     ) -> None:
-        super().__init__(folder, clock, read_only=read_only)
+        super().__init__(folder, clock, read_only=read_only, vfs=vfs)
         self._synchronous = synchronous
-        self._vfs = vfs
         self._lock: int | None = None
         self._lifecycle = asyncio.Lock()
         self._tasks = set()
@@ -194,6 +193,7 @@ class SqliteEngine(Loads):
                 return
             clean = False
             try:
+                await self._end_questions()
                 if self._writer is not None:
                     await self._writer.stop()
                     await asyncio.gather(*self._tasks, return_exceptions=True)

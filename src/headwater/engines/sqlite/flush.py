@@ -11,6 +11,7 @@ import msgspec
 from headwater.engines.sqlite.batch import Batch
 from headwater.engines.sqlite.database import Row, checksum, insert_rows, select_rows
 from headwater.engines.sqlite.pending import Pending, Slot
+from headwater.engines.sqlite.redaction import redact
 
 
 def write_batch(connection: apsw.Connection, batch: Batch) -> None:
@@ -43,6 +44,8 @@ def write_batch(connection: apsw.Connection, batch: Batch) -> None:
         insert_rows(connection, "REPLACE INTO claim", rows)
     if batch.redriven:
         connection.execute("DELETE FROM dead WHERE id IN carray(?)", (apsw.carray(array("q", list(batch.redriven))),))
+    if batch.redactions:
+        redact(connection, batch.state, batch.redactions)
 
 
 def _write_loads(connection: apsw.Connection, pending: Pending) -> None:

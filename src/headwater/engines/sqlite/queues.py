@@ -6,6 +6,7 @@ import asyncio
 import math
 from array import array
 from collections.abc import Callable
+from typing import NamedTuple
 
 import apsw
 import msgspec
@@ -27,6 +28,17 @@ _NOBODY = Delivery(queue="", position=0, fence=0, receives=0, event=Envelope(id=
 Removal = Callable[[apsw.Connection, list[int]], int]
 
 
+class _Waits(NamedTuple):
+    """Of the messages of a queue: how many are delayed, when the oldest was sent, when the first was or is ready."""
+
+    delayed: int = 0
+    oldest_ms: int = 0
+    due_ms: int = 0
+
+
+_EMPTY = _Waits()
+
+
 class Queues(Deliveries):
     async def stats(self) -> list[QueueStats]:
         return self._stats()
@@ -42,29 +54,42 @@ class Queues(Deliveries):
                 leased[number] = leased.get(number, 0) + 1
         found = []
         for number, counts in sorted(self.state.counts.items(), key=lambda item: self.state.names[item[0]]):
+            waits = self._waits(number, counts.depth, now_ms) if counts.depth else _EMPTY
             found.append(
                 QueueStats(
                     queue=self.state.names[number],
                     depth=counts.depth,
                     in_flight=leased.get(number, 0),
-                    delayed=self._count_delayed(number, now_ms),
+                    delayed=waits.delayed,
                     dead=counts.dead,
-                    oldest_age_ms=self._oldest_age(number, now_ms),
+                    oldest_age_ms=max(0, now_ms - waits.oldest_ms) if waits.oldest_ms else 0,
                     paused=number in self.state.paused,
                     sent=counts.sent,
                     settled=counts.settled,
                     retried=counts.retried,
+                    due_ms=waits.due_ms,
                 )
             )
         return found
 
-    def _count_delayed(self, number: int, now_ms: int) -> int:
-        rows = fetch(self.reader, "SELECT count(*) FROM message WHERE queue = ? AND ready_ms > ?", (number, now_ms))
-        return int(rows[0][0])
-
-    def _oldest_age(self, number: int, now_ms: int) -> int:
-        rows = fetch(self.reader, "SELECT sent_ms FROM message WHERE queue = ? ORDER BY position LIMIT 1", (number,))
-        return max(0, now_ms - rows[0][0]) if rows else 0
+    def _waits(self, number: int, depth: int, now_ms: int) -> _Waits:
+        """How the messages of a queue wait. Those that were ready when they were sent are due since then."""
+        oldest = fetch(self.reader, "SELECT sent_ms FROM message WHERE queue = ? ORDER BY position LIMIT 1", (number,))
+        if not oldest:
+            return _EMPTY
+        later, delayed, due_ms = fetch(
+            self.reader,
+            "SELECT count(*), total(ready_ms > ?), min(ready_ms) FROM message WHERE queue = ? AND ready_ms > 0",
+            (now_ms, number),
+        )[0]
+        if later < depth:
+            ready = fetch(
+                self.reader,
+                "SELECT sent_ms FROM message WHERE queue = ? AND ready_ms = 0 ORDER BY position LIMIT 1",
+                (number,),
+            )
+            due_ms = min([due_ms] * (due_ms is not None) + [sent_ms for (sent_ms,) in ready], default=0)
+        return _Waits(int(delayed), oldest[0][0], due_ms or 0)
 
     async def peek(self, queue: str, limit: int, after: int = 0) -> list[Waiting]:
         return self._peek(queue, limit, after)

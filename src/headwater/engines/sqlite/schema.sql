@@ -44,7 +44,7 @@ CREATE TABLE entry (
 ) STRICT, WITHOUT ROWID;
 
 -- The history: seq is the order of commits; messages lists the "queue:position" that the event went to;
--- subject is set for changes of records only.
+-- subject is set for changes of records only; for their copies, replayed or redriven, with a slash before it.
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL,

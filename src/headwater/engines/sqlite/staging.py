@@ -12,7 +12,7 @@ this version is compared by its digest, others by their bodies. It changes with 
 Failures: a process that dies while staging leaves a load that nobody knows: all that are not flipped when a store is
 opened are abandoned. A flip is refused when its load was given up, so half of a load is never flipped.
 
-Scopes of one table are meant to share no keys: a load is compared with records, not with what another scope stages.
+Scopes of one table share no keys (`scopes.py`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from headwater.engines.sqlite import documents as stored
 from headwater.engines.sqlite.batch import entry_rows
 from headwater.engines.sqlite.database import Row, checksum, fetch, insert_rows, select_rows, verify
 from headwater.engines.sqlite.records import translated
+from headwater.engines.sqlite.scopes import OtherScopes
 from headwater.engines.sqlite.upkeep import Upkeep
 from headwater.errors import Conflict, InvalidValue, LoadRefused
 from headwater.events import Key
@@ -73,6 +74,7 @@ class SqliteStaging:
         self._spec = spec
         self._table = loads.table_number(spec.name)
         self._uid = new_id()
+        self._others = OtherScopes(loads.reader, self._table, spec.name, flip.scope)
         self._writing: asyncio.Future[Any] | None = None
         self._seen = apsw.Connection("")  # temporary: beyond its cache it lies in a file that nobody else sees
         self._seen.execute("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")
@@ -97,6 +99,7 @@ class SqliteStaging:
         self._see(documents)
         reader, now_ms = self._loads.reader, self._loads.present_ms()
         members = self._members([document.key for document in documents])
+        self._others.check([document.key for document in documents if document.key not in members])
         records = self._records([document.key for document in documents])
         inserted = modified = 0
         staged: list[tuple[Document, int | None]] = []
@@ -203,7 +206,14 @@ class SqliteStaging:
                 await self._stage([_leaving(key, record, leaves_ms) for key, record in absent.items()])
             await asyncio.sleep(0)
         await self._written()
+        while await self._loads.expand(self._spec.name):
+            """Another scope's load was flipped meanwhile: this one's flip would meet a conflict."""
+        self._check_staged()
         return vanished
+
+    @translated("load")
+    def _check_staged(self) -> None:
+        self._others.check_staged(self.flip.load)
 
     @translated("load")
     def _look_for_missing(self, after: Row) -> tuple[dict[Key, tuple[str, int, int | None] | None], Row | None]:

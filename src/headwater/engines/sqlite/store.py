@@ -21,10 +21,11 @@ class Store:
     reader: apsw.Connection
     state: State
 
-    def __init__(self, folder: Path, clock: Clock, *, read_only: bool) -> None:
+    def __init__(self, folder: Path, clock: Clock, *, read_only: bool, vfs: str | None = None) -> None:
         self.folder = folder
         self.clock = clock
         self.read_only = read_only
+        self._vfs = vfs
         self._writer: Writer | None = None
 
     @property
