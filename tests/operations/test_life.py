@@ -11,6 +11,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from headwater import App, DeclarationError, Event, Operation, Tracked
+from headwater.metrics import series
 from headwater.runtime.admin import Admin
 from headwater.testing import Harness
 from tests.operations.vendor import (
@@ -55,6 +56,14 @@ async def test_started_polled_every_hour_and_completed() -> None:
         await h.advance(days=4)
         assert vendor.calls == {"POST": 1, "GET": 6}
         assert not (await deletions.query("overdue")).items
+        counted = h.supervisor.recorder.counters
+        calls = {
+            (call, outcome): counted[
+                series("operation_calls_total", operation="erasure/deletions", call=call, outcome=outcome)
+            ]
+            for call, outcome in (("start", "started"), ("poll", "pending"), ("poll", "completed"))
+        }
+        assert calls == {("start", "started"): 1, ("poll", "pending"): 5, ("poll", "completed"): 1}
 
 
 async def test_one_open_operation_for_a_subject() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from apps.erasure.app import customers
@@ -9,6 +11,7 @@ from apps.erasure.tests.conftest import Play
 from apps.erasure.vendor.faults import Kind
 from headwater.engine import Question
 
+README = Path(__file__).parents[1] / "README.md"
 NAME, ADDRESS = "Quibbleworth", "quibbleworth@people.example"
 
 
@@ -71,3 +74,16 @@ async def test_deletions_by_sql(play: Play) -> None:
     assert await subjects("standing <> ''") == ["late", "new"]
     assert await subjects("state = 'completed'") == ["done"]
     assert await subjects("state = 'failed'") == ["unknown-1"]
+
+
+async def test_the_examples_of_the_readme_run(play: Play) -> None:
+    await play.create("done", "new")
+    await play.revoke("done")
+    await play.pass_time(hours=5)
+    play.misbehave(Kind.BROKEN)
+    await play.revoke("new")
+    statements = re.findall(r'headwater sql "(.+)"', README.read_text("utf-8"))
+    answers = [await ask(play, statement) for statement in statements]
+    assert [row[0] for row in answers[0]] == ["new"]
+    assert [row[0] for row in answers[1]] == ["done"]
+    assert answers[2:] == [[], [("new", 0, 500, "answered 500")], []]

@@ -67,6 +67,7 @@ class Calls(Generic[Q, A]):
         self._concurrency = concurrency
         self.typed: Callable[[Raw], Tracked[Q]]
         self.every_ms: Callable[[], int]
+        self.count: Callable[[Call, str], None]
         self.reset()
 
     def reset(self) -> None:
@@ -123,6 +124,7 @@ class Calls(Generic[Q, A]):
 
     def _remember(self, id: str, asked: Asked, progress: Progress, clock: Clock) -> None:
         """Keep the outcome until it is noted; a pause that the third party wants begins at once, for all."""
+        self.count(asked.call, asked.outcome.kind)
         self._outcomes[id] = asked
         if len(self._outcomes) > KEPT_OUTCOMES:
             self._outcomes.popitem(last=False)

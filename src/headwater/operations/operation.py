@@ -17,6 +17,7 @@ from headwater.events import Event, Inserted, Modified, Removed
 from headwater.handlers import HandlerSpec
 from headwater.late import Late, resolve
 from headwater.messaging import Queue
+from headwater.metrics import series
 from headwater.operations.calls import Calls
 from headwater.operations.ledger import Ledger, Raw
 from headwater.operations.outcomes import Reader, Verdict
@@ -129,6 +130,7 @@ class Operation(Generic[Q, A]):
         self._calls.typed = self._typed
         self._every_ms = self._overdue_ms = 0
         self._calls.every_ms = lambda: self._every_ms
+        self._calls.count = self._count
         self.completed = self._into("completed")
         self.failed = self._into("failed")
         self.cancelled = self._into("cancelled")
@@ -276,6 +278,10 @@ class Operation(Generic[Q, A]):
         index = "by-state" if state in STATES else "by-standing"
         return await self.table.query(state, index=index, limit=limit, cursor=cursor)
 
+    def _count(self, call: Call, outcome: str) -> None:
+        told = series("operation_calls_total", operation=self.name, call=call, outcome=outcome)
+        self.app.binding.recorder.count(told)
+
     # The queues beside that of the calls
 
     async def _pass_deadline(self, event: Event[Deadline]) -> None:
@@ -291,6 +297,7 @@ class Operation(Generic[Q, A]):
         told = msgspec.structs.replace(tracked, standing="overdue", overdue_ms=now_ms)
         ledger.save(unit, told, progress)
         ledger.keep(unit, progress)
+        self.app.binding.recorder.count(series("operation_overdue_total", operation=self.name))
         ledger.alarm(
             unit, "operation-overdue", told, f"{tracked.state} since {from_ms(tracked.requested_ms):%F %R} UTC"
         )
