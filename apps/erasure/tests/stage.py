@@ -144,7 +144,11 @@ class VendorProcess:
         self.http = httpx.AsyncClient(base_url=self.url, timeout=10)
 
     async def __aenter__(self) -> VendorProcess:
-        await until_answered(self.http, "/faults")
+        try:
+            await until_answered(self.http, "/faults")
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(

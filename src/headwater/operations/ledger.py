@@ -59,8 +59,10 @@ class Ledger:
             self.name: TableSpec(
                 name=self.name, partition="subject", sort="id", indexes=states, fields=Tracked.__struct_fields__
             ),
-            self.opened: TableSpec(name=self.opened, partition="subject", indexes=due, images="none"),
-            self.contracts: TableSpec(name=self.contracts, partition="id"),
+            self.opened: TableSpec(
+                name=self.opened, partition="subject", indexes=due, images="none", fields=Progress.__struct_fields__
+            ),
+            self.contracts: TableSpec(name=self.contracts, partition="id", fields=ContractChange.__struct_fields__),
         }
 
     def queue_specs(self) -> list[QueueSpec]:
