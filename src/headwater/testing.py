@@ -30,7 +30,7 @@ from anyio.from_thread import start_blocking_portal
 from headwater.app import App
 from headwater.clock import Timer
 from headwater.codec import encode_json
-from headwater.engine import DeadLetter, Waiting
+from headwater.engine import DeadLetter, Question, Waiting
 from headwater.engines import make_engine
 from headwater.errors import HeadwaterError
 from headwater.http.access import AccessRules
@@ -431,6 +431,11 @@ class Harness:
     async def dead_letters(self, queue: Queue[Any] | str = "", limit: int = 100) -> list[DeadLetter]:
         """The dead letters of a queue, or of all."""
         return await self.supervisor.engine.dead_letters(_name(queue), limit)
+
+    async def sql(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement over the tables (docs/sql.md), `parameters` bound to its `:name`s."""
+        question = Question(statement=statement, parameters=parameters)
+        return (await self.supervisor.engine.ask(question)).rows
 
     async def redrive(self, letter: DeadLetter, data: object = None) -> None:
         """Put a dead letter back at the tail of its queue, with other data when some is given."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from apps.erasure.app import customers
 from apps.erasure.tests.conftest import Play
 from apps.erasure.vendor.faults import Kind
-from headwater.engine import Question
 
 README = Path(__file__).parents[1] / "README.md"
 NAME, ADDRESS = "Quibbleworth", "quibbleworth@people.example"
@@ -22,11 +20,6 @@ def files_with(play: Play, text: str) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
-async def ask(play: Play, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-    answer = await play.harness.supervisor.engine.ask(Question(statement=statement, parameters=parameters))
-    return answer.rows
-
-
 async def test_name_and_address_leave_the_store_and_the_proof_stays(play: Play) -> None:
     await play.create("c0")
     play.misbehave(Kind.STUCK)
@@ -37,7 +30,7 @@ async def test_name_and_address_leave_the_store_and_the_proof_stays(play: Play) 
     await play.pass_time(days=3, hours=1)
     assert files_with(play, NAME) != []
     assert files_with(play, ADDRESS) != []
-    (overdue,) = await ask(play, "SELECT subject, text FROM headwater_mails")
+    (overdue,) = await play.harness.sql("SELECT subject, text FROM headwater_mails")
     assert "c1" in overdue[0]
 
     play.behave()
@@ -48,8 +41,8 @@ async def test_name_and_address_leave_the_store_and_the_proof_stays(play: Play) 
     assert await customers.history("c1") == []
     assert files_with(play, NAME) == []
     assert files_with(play, ADDRESS) == []
-    assert await ask(play, "SELECT subject, text FROM headwater_mails") == [("redacted", "redacted")]
-    assert await ask(play, "SELECT data FROM events WHERE data LIKE '%Name of c0%'") != []
+    assert await play.harness.sql("SELECT subject, text FROM headwater_mails") == [("redacted", "redacted")]
+    assert await play.harness.sql("SELECT data FROM events WHERE data LIKE '%Name of c0%'") != []
 
     op = await play.op("c1")
     assert (op.state, op.external_id, op.request.customer) == ("completed", "del-000001", "c1")
@@ -66,7 +59,7 @@ async def test_deletions_by_sql(play: Play) -> None:
     await play.revoke("new")
 
     async def subjects(condition: str) -> list[str]:
-        rows = await ask(play, f"SELECT subject FROM erasure_deletions WHERE {condition} ORDER BY requested_ms")
+        rows = await play.harness.sql(f"SELECT subject FROM erasure_deletions WHERE {condition} ORDER BY requested_ms")
         return [subject for (subject,) in rows]
 
     assert await subjects("standing = 'open'") == ["new"]
@@ -83,7 +76,7 @@ async def test_the_examples_of_the_readme_run(play: Play) -> None:
     play.misbehave(Kind.BROKEN)
     await play.revoke("new")
     statements = re.findall(r'headwater sql "(.+)"', README.read_text("utf-8"))
-    answers = [await ask(play, statement) for statement in statements]
+    answers = [await play.harness.sql(statement) for statement in statements]
     assert [row[0] for row in answers[0]] == ["new"]
     assert [row[0] for row in answers[1]] == ["done"]
     assert answers[2:] == [[], [("new", 0, 500, "answered 500")], []]

@@ -1,6 +1,6 @@
 """The erasure app driven for real: revocations over REST while the vendor misbehaves and the service is killed.
 
-    python -m apps.erasure.tests.drive --customers 1000
+    python -m tests.acceptance.erasure_drive --customers 1000
 
 At the end each customer is deleted at the vendor exactly once, or a person was told; nobody is forgotten, nobody is
 told of twice. A mail may come again only with its Message-ID, when the kill took the mail server's answer. With
@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from apps.erasure.tests.stage import PAUSE_S, Service, VendorProcess, opened, until_answered
+from tests.acceptance.erasure_stage import PAUSE_S, Service, VendorProcess, opened, until_answered
 from tests.runtime.mail_server import MailServer, parts
 
 ANSWER_S = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apps.erasure.tests.drive import Options, drive
+from tests.acceptance.erasure_drive import Options, drive
 
 STARTS = ({"kind": "lost-answer", "share": 0.5, "seconds": 1.0, "on": ["start"]},)
 

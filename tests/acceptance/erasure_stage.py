@@ -19,7 +19,7 @@ import httpx
 from headwater.config import admin_socket
 from tests.runtime.mail_server import MailServer
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 TOKEN = "token-of-the-vendor"
 CONTACT = "tech@erasure.example"
 START_S = 20.0
