@@ -2,21 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-Step = Callable[[], Awaitable[Sequence[str]]]
+from apps.play import PAUSE_S, Admin, Command, Play, Step, check, expect, messages
+
 SAMPLES = Path(__file__).parent / "samples"
-PAUSE_S = 0.1
 PAGES = ["/catalog/docs", "/catalog/products", "/catalog/products?category=tools"]
 
 
-def steps(
-    http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-) -> list[Step]:
+def steps(http: httpx.AsyncClient, admin: Admin, command: Command) -> list[Step]:
     play = CatalogTour(http, admin, command)
     return [
         play.products_are_created,
@@ -27,13 +25,9 @@ def steps(
     ]
 
 
-class CatalogTour:
-    def __init__(
-        self, http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-    ) -> None:
-        self._http = http
-        self._admin = admin
-        self._command = command
+class CatalogTour(Play):
+    def __init__(self, http: httpx.AsyncClient, admin: Admin, command: Command) -> None:
+        super().__init__(http, admin, command)
         self._products: list[dict[str, Any]] = []
         self._trace = ""
 
@@ -89,32 +83,9 @@ class CatalogTour:
         return [f"headwater trace {self._trace}", *(f"  {line}" for line in tree.rstrip().splitlines())]
 
 
-def messages(nodes: Any) -> Iterator[dict[str, Any]]:
-    """All messages of a trace's tree."""
-    for node in nodes:
-        for message in node.get("messages", ()):
-            yield message
-            yield from messages(message["events"])
-        yield from messages(node.get("events", ()))
-
-
 def sample(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (SAMPLES / name).read_text("utf-8").splitlines()]
 
 
 def by_id(product: dict[str, Any]) -> str:
     return str(product["id"])
-
-
-def expect(answer: httpx.Response, status: int) -> httpx.Response:
-    request = answer.request
-    check(
-        answer.status_code == status,
-        f"{request.method} {request.url} answered {answer.status_code}, not {status}: {answer.text}",
-    )
-    return answer
-
-
-def check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise RuntimeError(otherwise)

@@ -2,25 +2,22 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from apps.directory.app import app
+from apps.play import PAUSE_S, Admin, Command, Play, Step, check, expect
 
-Step = Callable[[], Awaitable[Sequence[str]]]
 SAMPLES = Path(__file__).parent / "samples"
-PAUSE_S = 0.1
 PARALLEL = 30
 DEPARTMENTS = ["Bakery", "Boathouse", "Engineering", "Garden", "Kitchen", "Library"]
 PAGES = ["/directory/docs"]
 
 
-def steps(
-    http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-) -> list[Step]:
+def steps(http: httpx.AsyncClient, admin: Admin, command: Command) -> list[Step]:
     play = DirectoryTour(http, admin, command)
     return [
         play.a_dropped_file_becomes_departments,
@@ -31,13 +28,9 @@ def steps(
     ]
 
 
-class DirectoryTour:
-    def __init__(
-        self, http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-    ) -> None:
-        self._http = http
-        self._admin = admin
-        self._command = command
+class DirectoryTour(Play):
+    def __init__(self, http: httpx.AsyncClient, admin: Admin, command: Command) -> None:
+        super().__init__(http, admin, command)
         self._keys: dict[str, str] = {}
         self._seen = 0
 
@@ -137,17 +130,3 @@ class DirectoryTour:
 
 def sample(name: str) -> bytes:
     return (SAMPLES / name).read_bytes()
-
-
-def expect(answer: httpx.Response, status: int) -> httpx.Response:
-    request = answer.request
-    check(
-        answer.status_code == status,
-        f"{request.method} {request.url} answered {answer.status_code}, not {status}: {answer.text}",
-    )
-    return answer
-
-
-def check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise RuntimeError(otherwise)

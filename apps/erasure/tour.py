@@ -9,15 +9,15 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-Step = Callable[[], Awaitable[Sequence[str]]]
+from apps.play import PAUSE_S, Admin, Command, Play, Step, check
+
 ROOT = Path(__file__).parents[2]
-PAUSE_S = 0.1
 WORK_S = 1.0
 NAME = "Ann Quibbleworth"
 PAGES = ["/erasure/docs"]
@@ -56,9 +56,7 @@ async def until_answered(url: str) -> None:
             await asyncio.sleep(PAUSE_S)
 
 
-def steps(
-    http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-) -> list[Step]:
+def steps(http: httpx.AsyncClient, admin: Admin, command: Command) -> list[Step]:
     play = ErasureTour(http, admin, command)
     return [
         play.a_revoked_consent_starts_a_deletion_at_the_vendor,
@@ -69,13 +67,9 @@ def steps(
     ]
 
 
-class ErasureTour:
-    def __init__(
-        self, http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-    ) -> None:
-        self._http = http
-        self._admin = admin
-        self._command = command
+class ErasureTour(Play):
+    def __init__(self, http: httpx.AsyncClient, admin: Admin, command: Command) -> None:
+        super().__init__(http, admin, command)
         self._headers: dict[str, str] = {}
 
     async def a_revoked_consent_starts_a_deletion_at_the_vendor(self) -> Sequence[str]:
@@ -175,8 +169,3 @@ class ErasureTour:
             if poll:
                 await self._poll()
             await asyncio.sleep(PAUSE_S)
-
-
-def check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise RuntimeError(otherwise)

@@ -2,23 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-Step = Callable[[], Awaitable[Sequence[str]]]
+from apps.play import PAUSE_S, Admin, Command, Play, Step, check, expect, messages
+
 SAMPLES = Path(__file__).parent / "samples"
-PAUSE_S = 0.1
 QUEUE = "intake/incoming"
 PARALLEL = 30
 PAGES = ["/intake/", "/intake/docs"]
 
 
-def steps(
-    http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-) -> list[Step]:
+def steps(http: httpx.AsyncClient, admin: Admin, command: Command) -> list[Step]:
     play = IntakeTour(http, admin, command)
     return [
         play.each_user_sees_only_its_own,
@@ -31,13 +29,9 @@ def steps(
     ]
 
 
-class IntakeTour:
-    def __init__(
-        self, http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-    ) -> None:
-        self._http = http
-        self._admin = admin
-        self._command = command
+class IntakeTour(Play):
+    def __init__(self, http: httpx.AsyncClient, admin: Admin, command: Command) -> None:
+        super().__init__(http, admin, command)
         self._tokens: dict[str, str] = {}
         self._poison = ""
 
@@ -159,28 +153,5 @@ class IntakeTour:
             await asyncio.sleep(PAUSE_S)
 
 
-def messages(nodes: Any) -> Iterator[dict[str, Any]]:
-    """All messages of a trace's tree."""
-    for node in nodes:
-        for message in node.get("messages", ()):
-            yield message
-            yield from messages(message["events"])
-        yield from messages(node.get("events", ()))
-
-
 def sample(name: str) -> list[Any]:
     return [json.loads(line) for line in (SAMPLES / name).read_text("utf-8").splitlines()]
-
-
-def expect(answer: httpx.Response, status: int) -> httpx.Response:
-    request = answer.request
-    check(
-        answer.status_code == status,
-        f"{request.method} {request.url} answered {answer.status_code}, not {status}: {answer.text}",
-    )
-    return answer
-
-
-def check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise RuntimeError(otherwise)

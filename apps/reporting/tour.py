@@ -8,16 +8,14 @@ from typing import Any
 
 import httpx
 
-Step = Callable[[], Awaitable[Sequence[str]]]
+from apps.play import PAUSE_S, Admin, Command, Play, Step, check
+
 Totals = dict[str, tuple[int, int]]
-PAUSE_S = 0.1
 QUEUE, AUDIT_QUEUE = "reporting/reports", "reporting/audit-reports"
 PAGES = ["/reporting/docs", "/reporting/totals", "/reporting/audit"]
 
 
-def steps(
-    http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-) -> list[Step]:
+def steps(http: httpx.AsyncClient, admin: Admin, command: Command) -> list[Step]:
     play = ReportingTour(http, admin, command)
     return [
         play.totals_follow_the_catalog,
@@ -27,13 +25,9 @@ def steps(
     ]
 
 
-class ReportingTour:
-    def __init__(
-        self, http: httpx.AsyncClient, admin: Callable[..., Awaitable[Any]], command: Callable[..., Awaitable[str]]
-    ) -> None:
-        self._http = http
-        self._admin = admin
-        self._command = command
+class ReportingTour(Play):
+    def __init__(self, http: httpx.AsyncClient, admin: Admin, command: Command) -> None:
+        super().__init__(http, admin, command)
         self._product = ""
         self._letter: dict[str, Any] = {}
 
@@ -110,8 +104,3 @@ async def until(look: Callable[[], Awaitable[Any]], wanted: object) -> None:
         if await look() == wanted:
             return
         await asyncio.sleep(PAUSE_S)
-
-
-def check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise RuntimeError(otherwise)

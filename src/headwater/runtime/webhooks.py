@@ -23,7 +23,6 @@ import msgspec
 from headwater.calls import calling
 from headwater.catalog import QueueSpec, RouteSpec
 from headwater.codec import encode_json
-from headwater.engine import Query
 from headwater.errors import Discard, HeadwaterError, Retry, Undeliverable, UnknownResource
 from headwater.events import Delivery
 from headwater.graph import Graph
@@ -157,16 +156,7 @@ class Webhooks:
 
     async def rows(self) -> list[Hook]:
         """The webhooks subscribed at run time; their secrets are sealed."""
-        engine, table = self._system.app.binding.engine, self._system.webhooks
-        if table.name not in (await engine.catalog()).tables:
-            return []
-        found, after = [], None
-        while True:
-            page = await engine.query(Query(table=table.name, limit=1000, after=after))
-            found += [table.codec.decode(record.body) for record in page.records]
-            after = page.next
-            if after is None:
-                return found
+        return await self._system.rows(self._system.webhooks)
 
     async def _write(self, queue: str, topic: str, url: str, secret: str) -> None:
         """The row, outside of any unit of work that may be open."""
