@@ -90,15 +90,15 @@ async def _until(done: Callable[[], Awaitable[bool]]) -> None:
 
 
 def _floor(folder: Path, path: Path) -> tuple[float, float]:
-    """Seconds of plain polars, and of one transaction with all the documents."""
+    """Seconds of plain polars, and of one transaction with all the documents by the names of the departments."""
     begun = time.perf_counter()
     bodies = plain_documents(path)
     read = time.perf_counter()
     database = apsw.Connection(str(folder / "floor.db"))
     database.execute("pragma journal_mode=wal; pragma synchronous=full")
-    database.execute("create table documents (id integer primary key, body blob)")
+    database.execute("create table documents (name text primary key, body blob)")
     with database:
-        database.executemany("insert into documents values (?, ?)", enumerate(bodies))
+        database.executemany("insert into documents values (?, ?)", bodies)
     database.close()
     return read - begun, time.perf_counter() - read
 

@@ -65,13 +65,14 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
             yield piece
 
 
-def plain_documents(path: Path) -> list[bytes]:
-    """Read, group, encode, and nothing else: no model, no check, no canonical form."""
+def plain_documents(path: Path) -> list[tuple[str, bytes]]:
+    """Read, group, encode, and nothing else: no model, no check, no canonical form. (department, document) each."""
     rows = pl.read_csv(path)
     rest = [name for name in rows.columns if name != "department"]
     groups = rows.group_by("department").agg(pl.struct(rest).alias("employees"))
-    bodies = groups.select(pl.struct("department", "employees").struct.json_encode().cast(pl.Binary)).to_series()
-    return bodies.to_list()
+    body = pl.struct("department", "employees").struct.json_encode().cast(pl.Binary)
+    bodies = groups.select("department", body.alias("body"))
+    return bodies.rows()
 
 
 async def reading(n: int = 1_000_000) -> Report:

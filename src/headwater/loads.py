@@ -8,9 +8,10 @@ fails abandons it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from headwater.tables import Table
 
 T = TypeVar("T")
+P = TypeVar("P")
 LOADS, EXPANSIONS, ALARMS = "headwater/loads", "headwater/expansions", "headwater/alarms"
 DIGEST_BYTES = 16
 _BATCH = 256
@@ -206,8 +208,9 @@ class _Load:
 
     async def _stage(self, staging: Staging, rows: object) -> tuple[Differences, int]:
         differences = Differences()
-        async for part in _documents(self._table, rows):
-            differences += await staging.add(part)
+        async with contextlib.aclosing(_one_ahead(_documents(self._table, rows))) as parts:
+            async for part in parts:
+                differences += await staging.add(part)
         options = self._options
         return differences, await staging.finish(options.missing, options.grace_ms, options.max_removed)
 
@@ -267,7 +270,22 @@ def _rejected(rows: object) -> int:
     return int(getattr(rejects, "count", 0) or 0)
 
 
-async def _documents(table: Table[Any], rows: object) -> AsyncIterator[list[Document]]:
+async def _one_ahead(parts: AsyncGenerator[P, None]) -> AsyncGenerator[P, None]:
+    """The same parts; while one is dealt with, the next one is made."""
+    coming = asyncio.ensure_future(anext(parts, None))
+    try:
+        while (part := await coming) is not None:
+            coming = asyncio.ensure_future(anext(parts, None))
+            yield part
+    finally:
+        coming.cancel()
+        await asyncio.wait([coming])
+        if not coming.cancelled():
+            coming.exception()
+        await parts.aclose()
+
+
+async def _documents(table: Table[Any], rows: object) -> AsyncGenerator[list[Document], None]:
     """The rows as documents, in batches; from model instances, or from rows that are encoded already."""
     if isinstance(rows, Documents):
         if rows.model is not table.model:
