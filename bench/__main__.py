@@ -14,17 +14,35 @@ from bench.backlog import backlog
 from bench.dataset import dataset
 from bench.dataset_reading import reading
 from bench.fanout import fanout
+from bench.groups import groups
 from bench.http import http
 from bench.intake import intake, overload
 from bench.latency import latency
 from bench.operations import operations
 from bench.pipeline import changes, pipeline
+from bench.remote import remote
 from bench.report import Report
+from bench.scale import scale
 
 Bench = Callable[..., Awaitable[Report]]
 BENCHES: dict[str, Bench] = {
     fn.__name__: fn
-    for fn in (pipeline, changes, latency, fanout, backlog, http, intake, overload, reading, dataset, operations)
+    for fn in (
+        pipeline,
+        changes,
+        latency,
+        fanout,
+        backlog,
+        http,
+        intake,
+        overload,
+        reading,
+        dataset,
+        operations,
+        remote,
+        groups,
+        scale,
+    )
 }
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from headwater.object_listing import ObjectInfo
     from headwater.operations.operation import Operation
     from headwater.operations.tracked import ContractChange, Tracked
+    from headwater.scaling import Scale
     from headwater.schedules import Tick
     from headwater.services import Service
     from headwater.tables import Page, Stored, Table
@@ -77,6 +78,7 @@ _HOMES = {
     "mail": ("email",),
     "messaging": ("Queue", "Topic"),
     "metrics": ("Metric",),
+    "scaling": ("Scale",),
     "schedules": ("Tick",),
     "services": ("Service",),
     "object_listing": ("ObjectInfo",),
@@ -116,6 +118,7 @@ __all__ = [
     "QueueFull",
     "Removed",
     "Retry",
+    "Scale",
     "Service",
     "StoreFull",
     "Stored",

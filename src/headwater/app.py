@@ -24,25 +24,27 @@ from headwater.durations import Duration, parse_duration, to_ms
 from headwater.engine import Engine
 from headwater.errors import DeclarationError
 from headwater.handlers import (
-    DEFAULT_CONCURRENCY,
     HandlerOptions,
     HandlerSpec,
     QueueOptions,
     Register,
     check_handler,
     place_of,
+    placed,
     queue_spec,
-    runs_in_thread,
 )
 from headwater.http.declarations import (
     Exposure,
     Ingestion,
     ObjectExposure,
+    Opening,
     Verb,
     check_options,
+    check_unconsumed,
     declare_exposure,
     declare_ingestion,
     declare_objects,
+    declare_opening,
 )
 from headwater.late import Late
 from headwater.mail import Email
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 
     from headwater.http.access import Access
     from headwater.http.limits import Limits
+    from headwater.http.opened import Pulling
     from headwater.http.presigned import Presigner
     from headwater.http.require import Auth
     from headwater.mail import Mailing
@@ -107,6 +110,9 @@ class Binding(Protocol):
     @property
     def tracer(self) -> Tracer: ...
 
+    @property
+    def pulls(self) -> Pulling: ...
+
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         """How to call the app of this name over HTTP: (transport or None for the network, base URL)."""
         ...
@@ -137,6 +143,7 @@ class App(Generic[S]):
         self.exposures: list[Exposure] = []
         self.object_exposures: list[ObjectExposure] = []
         self.ingestions: list[Ingestion] = []
+        self.openings: dict[str, Opening] = {}
         self.routes: list[RouteSpec] = []
         self.handlers: dict[str, HandlerSpec] = {}
         self.implied: dict[str, QueueSpec] = {}
@@ -201,7 +208,7 @@ class App(Generic[S]):
 
     @property
     def _declares_http(self) -> bool:
-        return bool(self.exposures or self.object_exposures or self.ingestions)
+        return bool(self.exposures or self.object_exposures or self.ingestions or self.openings)
 
     def load_http(self) -> FastAPI | None:
         """The endpoints, their module imported, what is exposed behind them; None when the app has none."""
@@ -424,6 +431,13 @@ class App(Generic[S]):
         """
         self.ingestions.append(declare_ingestion(self, queue, path, auth=auth, group=group))
 
+    def open(self, queue: Queue[Any], path: str, *, auth: Auth) -> None:
+        """Have consumers in other languages receive and settle the queue's messages over HTTP, below a path.
+
+        `auth` says who may (`require(...)`). The queue has no handler then; see docs/consumers.md.
+        """
+        self.openings[queue.name] = declare_opening(self, queue, path, auth=auth)
+
     def add_route(self, route: RouteSpec, target: Target) -> None:
         if isinstance(target, Webhook):
             route = msgspec.structs.replace(route, target=self._add_delivering(target, self.webhooks))
@@ -473,7 +487,8 @@ class App(Generic[S]):
         The queue is named like the function, or `name=`; `was=` is its former name. `match`, `old` and `new` are
         patterns that route; `when` is any predicate, run at the consumer. With `batch` the handler gets a list of
         at most so many events. `concurrency` bounds the handlers that run at once, `timeout` each run. An
-        `async def` handler runs on the event loop, a plain `def` in a thread.
+        `async def` handler runs on the event loop, a plain `def` in a thread; with `run_in="process"` either runs in
+        worker processes, one job at a time in each unless `concurrency` says more.
         """
 
         def register(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -498,13 +513,7 @@ class App(Generic[S]):
         name = options.get("name") or getattr(fn, "__name__", "handler").replace("_", "-")
         queue = self._consume(feed, name, options) if isinstance(feed, Source) else self._consume_queue(feed, options)
         place = place_of(fn)
-        if queue in self.handlers:
-            raise DeclarationError(
-                f"it has a handler already, at {self.handlers[queue].place}",
-                operation="declare handler",
-                resource=queue,
-                hint="a queue has one handler; route the source to a second queue",
-            )
+        check_unconsumed(self, queue)
         timeout = options.get("timeout")
         self.handlers[queue] = HandlerSpec(
             name=name,
@@ -512,11 +521,11 @@ class App(Generic[S]):
             fn=fn,
             feed=feed,
             batch=batch,
-            concurrency=options.get("concurrency", DEFAULT_CONCURRENCY),
             timeout_s=None if timeout is None else parse_duration(timeout).total_seconds(),
-            in_thread=runs_in_thread(fn, options),
             when=_checked_predicate(feed, when),
             place=place,
+            **placed(fn, options),
+            scale=options.get("scale"),
         )
 
     def _consume(self, source: Source[Any], name: str, options: HandlerOptions) -> str:
@@ -535,7 +544,7 @@ class App(Generic[S]):
         return full
 
     def _consume_queue(self, feed: Feed[Any], options: HandlerOptions) -> str:
-        allowed = {"name", "concurrency", "timeout", "run_in"}
+        allowed = {"name", "concurrency", "timeout", "run_in", "scale"}
         if extra := sorted(set(options) - allowed):
             raise DeclarationError(
                 f"{extra[0]}= belongs to the queue's own declaration",

@@ -7,7 +7,7 @@ import ipaddress
 import os
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +32,7 @@ _PLACES = {
 }
 _FILES = frozenset({"development_key_file", "secret_key_file", "tls_cert", "tls_key"})
 """Settings that are paths, relative to the folder of `headwater.toml`."""
+MAX_WORKERS = 256
 _SOCKET_PATH_MAX = 100
 """Unix socket paths are limited to about 104 bytes (sockaddr_un)."""
 
@@ -48,7 +49,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `tls_cert` and `tls_key` (PEM files) the server speaks TLS. `public_url` is the address by which clients know the
     server; presigned URLs begin with it. `smtp` is the server that takes mail, `alerts` the addresses that Headwater's
     own alarms are mailed to. `trace_sample` is the share of traces whose spans are kept, `otlp` the base URL of an
-    OpenTelemetry collector that gets them, too.
+    OpenTelemetry collector that gets them, too. `workers` is how many worker processes the server runs for each handler
+    with `run_in="process"`. What a `Scale` asks for goes to `scale_command`, a program and its arguments, or to the URL
+    `scale_webhook`, signed with `scale_secret`, instead of to worker processes of the server.
     """
 
     apps: tuple[str, ...] = ()
@@ -79,6 +82,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trace_sample: float = 0.01
     otlp: str = ""
     alarms: dict[str, bool | Tuning] = {}
+    workers: int = 1
+    scale_command: tuple[str, ...] = ()
+    scale_webhook: str = ""
+    scale_secret: str = ""
 
     def __post_init__(self) -> None:
         for name in ("history", "drain"):
@@ -86,21 +93,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 to_ms(getattr(self, name))
             except HeadwaterError as error:
                 raise ValueError(f"{name}: {error.message}") from error
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port: {self.port} is not between 0 and 65535")
+        for is_right, problem in self._checks():
+            if not is_right:
+                raise ValueError(problem)
         for proxy in self.proxies:
             try:
                 ipaddress.ip_network(proxy)
             except ValueError as error:
                 raise ValueError(f"proxies: {error}") from error
-        if not 0 <= self.trace_sample <= 1:
-            raise ValueError(f"trace_sample: {self.trace_sample} is not between 0 and 1")
-        if self.otlp and not _is_base_url(self.otlp):
-            raise ValueError(f'otlp: {self.otlp!r} is not like "http://collector:4318"')
-        if self.public_url and not _is_base_url(self.public_url):
-            raise ValueError(f'public_url: {self.public_url!r} is not like "https://api.example"')
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise ValueError("tls_cert and tls_key go together: give both or none")
         try:
             check_addresses(self.alerts)
         except HeadwaterError as error:
@@ -111,6 +111,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"{error.resource or 'alarms'}: {error.message}") from error
         if self.metrics:
             self.metrics_address  # noqa: B018
+
+    def _checks(self) -> Iterator[tuple[bool, str]]:
+        yield 0 <= self.port <= 65535, f"port: {self.port} is not between 0 and 65535"
+        yield 0 <= self.workers <= MAX_WORKERS, f"workers: {self.workers} is not between 0 and {MAX_WORKERS}"
+        yield 0 <= self.trace_sample <= 1, f"trace_sample: {self.trace_sample} is not between 0 and 1"
+        for name, like in (("otlp", "http://collector:4318"), ("public_url", "https://api.example")):
+            url = getattr(self, name)
+            yield not url or _is_base_url(url), f'{name}: {url!r} is not like "{like}"'
+        for one, other in (("tls_cert", "tls_key"), ("scale_webhook", "scale_secret")):
+            both = bool(getattr(self, one)) == bool(getattr(self, other))
+            yield both, f"{one} and {other} go together: give both or none"
+        yield not (self.scale_command and self.scale_webhook), "give scale_command or scale_webhook, not both"
 
     @property
     def objects_url(self) -> str:
@@ -226,7 +238,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in ("store", "host", "port", "history", "history_events", "drain", "trace_sample", "otlp"):
+    for name in ("store", "host", "port", "history", "history_events", "drain", "trace_sample", "otlp", "workers"):
         if value := variables.get(f"HEADWATER_{name.upper()}"):
             found[name] = absolute_store(value, Path.cwd()) if name == "store" else value
     if objects := variables.get("HEADWATER_OBJECTS"):
@@ -240,8 +252,17 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
 
 def admin_socket(store: str) -> Path:
     """Where the process that owns a store listens for the admin API."""
+    return _socket(store, "admin.sock")
+
+
+def worker_socket(store: str) -> Path:
+    """Where the process that owns a store listens for worker processes."""
+    return _socket(store, "workers.sock")
+
+
+def _socket(store: str, name: str) -> Path:
     folder = Path(store.partition(":")[2].removeprefix("//")).resolve()
-    path = folder / "admin.sock"
+    path = folder / name
     if len(os.fsencode(path)) < _SOCKET_PATH_MAX:
         return path
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:24]

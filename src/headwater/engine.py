@@ -115,6 +115,17 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     due_ms: int = 0
 
 
+class Counted(msgspec.Struct, kw_only=True):
+    """What a worker process has counted of a queue's attempts since it last told: `durations` by bucket."""
+
+    queue: str
+    handled: int
+    failed: int
+    conflicts: int
+    durations: list[int]
+    total_s: float
+
+
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """A message as it waits, seen without leasing it."""
 

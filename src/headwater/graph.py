@@ -26,7 +26,7 @@ class Graph(msgspec.Struct, frozen=True):
         """Declare one more queue with its handler; the catalog is to be installed again."""
         self.catalog.queues[spec.name] = spec
         self.handlers[spec.name] = handler
-        self.catalog.consumed = tuple(sorted(self.handlers))
+        self.catalog.consumed = tuple(sorted({*self.catalog.consumed, spec.name}))
 
 
 def build_graph(apps: Sequence[App[Any]]) -> Graph:
@@ -44,7 +44,8 @@ def build_graph(apps: Sequence[App[Any]]) -> Graph:
         catalog.renamed.update(app.renamed)
         catalog.routes += tuple(msgspec.structs.replace(route, origin=app.name) for route in app.routes)
         handlers.update(app.handlers)
-    catalog.consumed = tuple(sorted(handlers))
+    opened = [queue for app in apps for queue in app.openings]
+    catalog.consumed = tuple(sorted([*handlers, *opened]))
     catalog.queues = _ordered_queues(catalog)
     Router(catalog.queues, catalog.routes)
     return Graph(tuple(apps), catalog, handlers)

@@ -11,11 +11,12 @@ import msgspec
 from headwater.catalog import QueueSpec
 from headwater.durations import Duration, to_ms
 from headwater.errors import DeclarationError
+from headwater.scaling import Scale
 from headwater.sources import Feed
 
 E = TypeVar("E")
 R = TypeVar("R")
-RunIn = Literal["loop", "thread"]
+RunIn = Literal["loop", "thread", "process"]
 DEFAULT_CONCURRENCY = 16
 
 
@@ -41,6 +42,7 @@ class HandlerOptions(QueueOptions, total=False):
     concurrency: int
     timeout: Duration
     run_in: RunIn
+    scale: Scale
 
 
 class Register(Protocol[E]):
@@ -50,7 +52,10 @@ class Register(Protocol[E]):
 
 
 class HandlerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """`batch` 0 means one event at a time; `timeout_s` None means no time-out; `place` is file and line."""
+    """`batch` 0 means one event at a time; `timeout_s` None means no time-out; `place` is file and line.
+
+    With `in_process` a worker process runs it; `concurrency` is that of each.
+    """
 
     name: str
     queue: str
@@ -60,8 +65,10 @@ class HandlerSpec(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = DEFAULT_CONCURRENCY
     timeout_s: float | None = None
     in_thread: bool = False
+    in_process: bool = False
     when: Callable[[Any], bool] | None = None
     place: str = ""
+    scale: Scale | None = None
 
 
 def place_of(fn: Callable[..., Any]) -> str:
@@ -96,19 +103,23 @@ def check_handler(fn: Callable[..., Any], batch: int, options: Mapping[str, Any]
         problem = "batch= and concurrency= are at least 1"
     if "timeout" in options and options["timeout"] is not None and to_ms(options["timeout"]) < 1:
         problem = "timeout= is more than 0"
+    if "scale" in options and options.get("run_in") != "process":
+        problem = 'scale= is for handlers with run_in="process"'
     if problem:
         raise DeclarationError(problem, operation="declare handler", resource=getattr(fn, "__name__", ""))
 
 
-def runs_in_thread(fn: Callable[..., Any], options: Mapping[str, Any]) -> bool:
-    """Whether the handler is a plain function; refuses a `run_in` that does not fit it."""
+def placed(fn: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the handler runs, and how many at once; refuses a `run_in` that does not fit it."""
     is_async = inspect.iscoroutinefunction(fn)
     where = options.get("run_in", "loop" if is_async else "thread")
-    if where not in ("loop", "thread") or is_async != (where == "loop"):
+    if where not in ("loop", "thread", "process") or where == ("thread" if is_async else "loop"):
         raise DeclarationError(
             f"run_in={where!r} does not fit {'an async def' if is_async else 'a plain def'} handler",
             operation="declare handler",
             resource=getattr(fn, "__name__", ""),
-            hint="async def handlers run on the loop, plain ones in a thread",
+            hint="async def handlers run on the loop, plain ones in a thread, either in worker processes",
         )
-    return bool(where == "thread")
+    apart = where == "process"
+    concurrency = options.get("concurrency", 1 if apart else DEFAULT_CONCURRENCY)
+    return {"in_thread": not is_async, "in_process": apart, "concurrency": concurrency}

@@ -1,14 +1,15 @@
 """Headwater's own app: what the server itself keeps in the store, in tables and queues like everybody's.
 
 `headwater/keys` has the API keys (digests only), `headwater/usage` the counts of usage plans, `headwater/webhooks`
-the webhooks subscribed at run time, `headwater/schedules` how far schedules have got, `headwater/places` what
-marks the place of objects as this store's, `headwater/loads` the summaries of bulk loads, `headwater/metrics` the
-roll-ups of metrics, `headwater/spans` the spans of traces, `headwater/alarm-states` the states of alarms. The
-topic `headwater/alarms` tells what a person should know; the queue `headwater/expansions` has a message for each
-load whose changes are to become events. The table `headwater/erasures` and the queue `headwater/forgettings` have
-the keys that are being forgotten (`headwater.erasures`). What mail keeps is told in `headwater.mail`. Reads and
-writes here are never part of a unit of work that happens to be open (who calls is no business of the request's
-commit), but for the summary and the message of a load, and for mails, which are committed with it.
+the webhooks subscribed at run time, `headwater/schedules` how far schedules have got, `headwater/places` what marks
+the place of objects as this store's, `headwater/loads` the summaries of bulk loads, `headwater/metrics` the
+roll-ups of metrics, `headwater/spans` the spans of traces, `headwater/alarm-states` the states of alarms,
+`headwater/scalings` the decisions on numbers of workers. The topic `headwater/alarms` tells what a person should
+know; the queue `headwater/expansions` has a message for each load whose changes are to become events. The table
+`headwater/erasures` and the queue `headwater/forgettings` have the keys that are being forgotten
+(`headwater.erasures`). What mail keeps is told in `headwater.mail`. Reads and writes here are never part of a unit
+of work that happens to be open (who calls is no business of the request's commit), but for the summary and the
+message of a load, and for mails, which are committed with it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from headwater.ids import new_id
 from headwater.loads import EXPANSIONS, LOADS, Expansion, LoadSummary
 from headwater.mail import Digest, DigestEnd, Folded, Mail, Outgoing
 from headwater.rollups import METRICS, RollUp
+from headwater.scaling import SCALINGS, Scaling
 from headwater.schedules import ScheduleRow
 from headwater.tables import Table
 from headwater.tracing import Span
@@ -41,7 +43,7 @@ from headwater.work import UnitOfWork, current
 NAME = "headwater"
 USAGE_KEPT = LOADS_KEPT = "400d"
 MAILS_KEPT = "30d"
-METRICS_KEPT = "14d"
+METRICS_KEPT = SCALINGS_KEPT = "14d"
 SPANS_KEPT = "7d"
 TRIES = 1_000_000
 """How often an expansion is tried: its table waits for it, so it is never given up. Nor is the end of a digest."""
@@ -109,6 +111,9 @@ class System:
             ttl=METRICS_KEPT,
         )
         self.spans = self.app.table("spans", Span, key=("trace", "id"), images="none", ttl=spans_kept)
+        self.scalings = self.app.table(
+            SCALINGS.removeprefix(f"{NAME}/"), Scaling, key=("queue", "at_ms"), images="none", ttl=SCALINGS_KEPT
+        )
         self.loads = self.app.table(
             LOADS.removeprefix(f"{NAME}/"),
             LoadSummary,

@@ -172,11 +172,13 @@ class Commit(msgspec.Struct, kw_only=True, gc=False):
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
     """The result of a commit. `duplicates` maps the index of an emit whose deduplication id was taken to the
-    id of the event that took it; `missing` lists redrives that named no dead letter."""
+    id of the event that took it; `missing` lists redrives that named no dead letter, `lost` the places of the settles
+    that a tolerant commit skipped."""
 
     time_ms: int
     duplicates: dict[int, str] = {}
     missing: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
 
 
 def apply_merge(document: dict[str, Any], merge: Merge) -> dict[str, Any]:

@@ -20,6 +20,9 @@ SMALL = {
     "reading": 20_000,
     "dataset": 20_000,
     "operations": 1_000,
+    "remote": 2_000,
+    "groups": 2_000,
+    "scale": 40,
 }
 
 

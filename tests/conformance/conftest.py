@@ -12,6 +12,7 @@ import pytest
 from headwater.clock import Clock
 from headwater.engine import Engine
 from headwater.engines import make_engine
+from tests.conformance.sharing import shared
 from tests.conformance.workbench import MakeEngine, Store
 
 
@@ -24,8 +25,18 @@ def sqlite(folder: Path) -> MakeEngine:
 
 ENGINES: dict[str, Callable[[Path], MakeEngine]] = {
     "sqlite": sqlite,
+    "remote": shared,
 }
 REQUESTED = os.environ.get("HEADWATER_TEST_ENGINES", ",".join(ENGINES)).split(",")
+SHARED = ("commits", "dead_letters", "deliveries", "fifo", "history", "queries", "queues", "records", "routing")
+"""The modules about what worker processes do with the store, too."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine_name" in metafunc.fixturenames:
+        works = metafunc.module.__name__.rpartition("test_")[2] in SHARED
+        engines = [engine for engine in REQUESTED if works or engine != "remote"]
+        metafunc.parametrize("engine_name", engines)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -42,9 +53,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=REQUESTED)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> MakeEngine:
-    return ENGINES[request.param](tmp_path)
+@pytest.fixture
+def make(engine_name: str, tmp_path: Path) -> MakeEngine:
+    return ENGINES[engine_name](tmp_path)
 
 
 @pytest.fixture

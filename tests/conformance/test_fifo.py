@@ -193,6 +193,36 @@ async def _grouped(shop: Store) -> list[str]:
     return [data(delivery) for delivery in deliveries]
 
 
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_a_long_group_delays_no_other(shop: Store, reopened: bool) -> None:
+    """One consumer, one message at a time: how often it gets the long group before it gets each other one."""
+    await send(shop, *(f"a{n}" for n in range(3_000)))
+    await send(shop, "b1", "c1", "b2")
+    if reopened:
+        await shop.reopen()
+    seen = []
+    for _ in range(10):
+        (delivery,) = await shop.take("shop/fifo")
+        seen.append(data(delivery))
+        await shop.ack(delivery)
+    assert {"b1", "c1", "b2"} <= set(seen)
+    assert [item for item in seen if item[0] == "a"] == [f"a{n}" for n in range(7)]
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_a_long_group_whose_head_is_in_back_off_stops_no_other(shop: Store, reopened: bool) -> None:
+    await send(shop, *(f"a{n}" for n in range(3_000)))
+    (head,) = await shop.take("shop/fifo")
+    await shop.retry(head, 60)
+    await send(shop, *(f"{group}{n}" for n in range(3) for group in "bcd"))
+    if reopened:
+        await shop.reopen()
+    found = await shop.drain("shop/fifo")
+    assert sorted(found) == sorted(f"{group}{n}" for n in range(3) for group in "bcd")
+    await shop.advance(60)
+    assert [data(delivery) for delivery in await shop.take("shop/fifo")] == ["a0"]
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_order_and_exclusion_under_retries_expiry_and_crowding(shop: Store, seed: int) -> None:
     """Whatever consumers do, the last and accepted attempts of each group are in the order of sending."""

@@ -27,6 +27,7 @@ BATCHES = [
 STATEMENTS = [
     *(statement.format(keys=KEYS[width]) for statement, width in BATCHES),
     loading.READY,
+    loading.PLACES,
     loading.IN_ORDER,
     loading.DELAYED,
     loading.AT_POSITIONS.replace("carray(?)", "(1, 2)"),

@@ -24,6 +24,7 @@ async def shop(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(fifo, "HELD_MAX", 10)
     monkeypatch.setattr(fifo, "GROUP_MAX", 3)
     monkeypatch.setattr(fifo, "CHUNK", 4)
+    monkeypatch.setattr(fifo, "RUN", 6)
     return await store.open(JOBS, FIFO)
 
 
@@ -194,3 +195,11 @@ async def test_purging_long_groups(shop: Store) -> None:
     assert await shop.ready("shop/fifo") == []
     await shop.ack(*held)
     assert await shop.drain("shop/fifo") == ["new"]
+
+
+async def test_groups_that_are_all_leased_hide_no_group_behind_them(shop: Store) -> None:
+    for group in "abcde":
+        await shop.send("shop/fifo", *(f"{group}{n}" for n in range(9)), group=group)
+    await shop.send("shop/fifo", "x", group="x")
+    held = await shop.take("shop/fifo", 6)
+    assert sorted(data(delivery) for delivery in held) == ["a0", "b0", "c0", "d0", "e0", "x"]

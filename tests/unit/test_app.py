@@ -129,3 +129,18 @@ def test_handlers_are_named_after_their_function() -> None:
     spec = app.handlers["shop/other"]
     assert (spec.in_thread, spec.timeout_s) == (True, 2)
     assert app.renamed == {"shop/older": "shop/other"}
+
+
+def test_handlers_run_in_processes_one_job_at_a_time_unless_they_say_more() -> None:
+    app = App("shop")
+
+    @app.on(app.topic("news"), run_in="process")
+    async def asynchronous(event: Any) -> None: ...
+
+    @app.on(app.topic("more"), run_in="process", concurrency=3)
+    def plain(event: Any) -> None: ...
+
+    specs = app.handlers["shop/asynchronous"], app.handlers["shop/plain"]
+    assert [(s.in_process, s.in_thread, s.concurrency) for s in specs] == [(True, False, 1), (True, True, 3)]
+    with pytest.raises(DeclarationError, match="does not fit a plain def"):
+        app.on(app.topic("other"), name="third", run_in="loop")(lambda event: None)

@@ -30,6 +30,7 @@ class Reach:
     presigner: Any = None
     tracer: Any = None
     mail: Any = None
+    pulls: Any = None
     recorder: Any = None
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:

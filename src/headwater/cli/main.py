@@ -23,10 +23,12 @@ from headwater.cli import (
     operations,
     queues,
     rows,
+    scale,
     schedules,
     sql,
     tokens,
     topics,
+    worker,
 )
 from headwater.cli.options import Env, Store
 from headwater.errors import HeadwaterError
@@ -90,12 +92,14 @@ app.add_typer(queues.app, name="queue")
 app.add_typer(operations.app, name="op")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(keys.app, name="key")
+app.add_typer(scale.app, name="scale")
 app.add_typer(forget.app, name="forget")
 app.command()(sql.sql)
 app.add_typer(mail.app, name="mail")
 app.add_typer(metrics.alarms, name="alarm")
 app.command()(metrics.metrics)
 app.command()(tokens.token)
+app.command()(worker.worker)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import sysconfig
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,6 +21,7 @@ from headwater.config import Config, absolute_store, find_folder, load_config
 from headwater.errors import HeadwaterError
 
 if TYPE_CHECKING:
+    from headwater.app import App
     from headwater.runtime.server import Server
 
 WATCHED = (".py", ".toml")
@@ -61,15 +62,31 @@ def configured(options: RunOptions) -> tuple[Path, Config]:
 
 def serve(options: RunOptions, *, debug: bool = False) -> int:
     """Serve until a signal; the exit code."""
-    from headwater.loading import load_app
     from headwater.runtime.logs import configure_logs
     from headwater.runtime.server import Server
     from headwater.runtime.supervisor import single
 
     configure_logs()
     folder, config = configured(options)
+    if options.environment:
+        os.environ["HEADWATER_ENV"] = options.environment  # for the server's worker processes
+    apps = load_apps(config, folder, debug=debug)
+    if apps is None:
+        return exits.FAILED
+    single(apps)
+    server = Server(apps, config)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        code = runner.run(server.run(ready=lambda: announce(server)))
+    end_threads(code)
+    return code
+
+
+def load_apps(config: Config, folder: Path, *, debug: bool) -> list[App[Any]] | None:
+    """The apps of the settings; None when one cannot be imported, which has been reported then."""
+    from headwater.loading import load_app
+
     try:
-        apps = [load_app(spec, folder) for spec in config.apps]
+        return [load_app(spec, folder) for spec in config.apps]
     except HeadwaterError as error:
         error.message += place_of(error)
         raise
@@ -77,13 +94,7 @@ def serve(options: RunOptions, *, debug: bool = False) -> int:
         if debug:
             raise
         exits.report(f"the app cannot be imported: {_told(error)}", "`headwater --debug run` shows the whole traceback")
-        return exits.FAILED
-    single(apps)
-    server = Server(apps, config)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(server.run(ready=lambda: announce(server)))
-    end_threads(code)
-    return code
+        return None
 
 
 def end_threads(code: int) -> None:
@@ -94,7 +105,7 @@ def end_threads(code: int) -> None:
         os._exit(code)
 
 
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:

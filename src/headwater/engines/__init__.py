@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headwater.clock import Clock, SystemClock
-from headwater.engine import Engine
+from headwater.engine import Counted, Engine
 from headwater.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headwater.engines.remote.engine import Check, RemoteEngine
+    from headwater.engines.remote.owner import Owner
 
 DEFAULT_STORE = "sqlite:.headwater"
 
@@ -27,3 +34,17 @@ async def open_engine(url: str, *, clock: Clock | None = None, read_only: bool =
     engine = make_engine(url, clock=clock, read_only=read_only)
     await engine.open()
     return engine
+
+
+def remote_engine(path: Path, *, clock: Clock, check: Check, trusted: int | None = None) -> RemoteEngine:
+    """The engine of a worker process, not yet opened: the store of the process that listens at `path`."""
+    from headwater.engines.remote.engine import RemoteEngine
+
+    return RemoteEngine(path, clock=clock, check=check, trusted=trusted)
+
+
+def share_engine(engine: Engine, *, address: str = "", report: Callable[[Counted], None]) -> Owner:
+    """Let worker processes use an engine that is open here (`engines.remote.owner.Owner`)."""
+    from headwater.engines.remote.owner import Owner
+
+    return Owner(engine, address=address, report=report)

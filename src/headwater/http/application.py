@@ -20,6 +20,7 @@ from headwater.http.ingest import route_of
 from headwater.http.lane import Endpoints
 from headwater.http.object_routes import routes_of as object_routes_of
 from headwater.http.openapi import describe_api
+from headwater.http.opened import routes_of as open_routes_of
 from headwater.http.unit_layer import UnitLayer
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ def make_http(app: App[Any]) -> FastAPI:
 
 
 def serve_declared(app: App[Any]) -> None:
-    """Serve what the app exposes and ingests, behind its own endpoints."""
+    """Serve what the app exposes, ingests and opens, behind its own endpoints."""
     routes = [route for exposure in app.exposures for route in routes_of(exposure)]
     routes += [route for exposure in app.object_exposures for route in object_routes_of(exposure)]
     routes += [route_of(ingestion) for ingestion in app.ingestions]
+    routes += [route for opening in app.openings.values() for route in open_routes_of(opening)]
     http = app.http
     assert isinstance(http, Endpoints)
     http.serve_direct(routes)

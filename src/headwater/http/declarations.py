@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -113,6 +113,25 @@ class Ingestion(msgspec.Struct, frozen=True, kw_only=True):
         return [("POST", self.path)]
 
 
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue whose consumers receive and settle over HTTP, below a path."""
+
+    queue: Any
+    path: str
+    auth: Any
+
+    @property
+    def title(self) -> str:
+        return _title(self.path)
+
+    @property
+    def served(self) -> list[tuple[str, str]]:
+        return [("POST", f"{self.path}/{verb}") for verb in ("receive", "results", "extend")]
+
+
+Served: TypeAlias = Exposure | ObjectExposure | Ingestion | Opening
+
+
 def declare_exposure(
     app: App[Any],
     table: Table[Any],
@@ -182,6 +201,34 @@ def declare_ingestion(app: App[Any], queue: Queue[Any], path: str, *, auth: Auth
     return ingestion
 
 
+def declare_opening(app: App[Any], queue: Queue[Any], path: str, *, auth: Auth) -> Opening:
+    """Raises `DeclarationError` for what could not be served, and for a queue that has a handler."""
+    _check_path(path)
+    if app.queues.get(queue.name) is not queue:
+        raise _refused(f"the queue {queue.name} belongs to another app", path)
+    _check_auth("auth", auth, path, "a receipt")
+    check_unconsumed(app, queue.name)
+    opening = Opening(queue=queue, path=path, auth=auth)
+    _check_unserved(app, opening)
+    return opening
+
+
+def check_unconsumed(app: App[Any], queue: str) -> None:
+    """Refuse a second consumer: a queue has one handler, or is opened over HTTP."""
+    if handler := app.handlers.get(queue):
+        present = f"it has a handler already, at {handler.place}"
+    elif opening := app.openings.get(queue):
+        present = f"it is opened already, at {opening.path}"
+    else:
+        return
+    raise DeclarationError(
+        present,
+        operation="declare handler",
+        resource=queue,
+        hint="a queue has one handler, or is opened over HTTP; route the source to a second queue",
+    )
+
+
 def _title(path: str) -> str:
     return path[1:].replace("/", ".").replace("~", "-")
 
@@ -236,8 +283,8 @@ def _check_parameters(exposure: Exposure) -> None:
                 raise _refused(f"the field {field!r} has the name of a parameter of lists", exposure.path, "rename it")
 
 
-def _check_unserved(app: App[Any], new: Exposure | ObjectExposure | Ingestion) -> None:
-    declared: list[Exposure | ObjectExposure | Ingestion] = [*app.exposures, *app.object_exposures, *app.ingestions]
+def _check_unserved(app: App[Any], new: Served) -> None:
+    declared: list[Served] = [*app.exposures, *app.object_exposures, *app.ingestions, *app.openings.values()]
     taken = {place for old in declared for place in old.served}
     for method, path in new.served:
         if (method, path) in taken:

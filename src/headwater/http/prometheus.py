@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: its text format, and the application that serves it at `/metrics`.
+"""Metrics for Prometheus: its text format, and the application that serves it, and wanted numbers of workers.
 
 The names have the prefix `headwater_`. Ages are told beside the times that they are counted from.
 """
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from headwater.http.answers import PROBLEM, problem
 from headwater.metrics import BOUNDS, DUE, Histogram, Series, Totals
 
 if TYPE_CHECKING:
@@ -113,9 +114,29 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return found
 
 
-def make_metrics(read: Callable[[], Awaitable[Totals]], wall_ms: Callable[[], int]) -> Starlette:
-    """The application of a listener of its own: `/metrics`, nothing else."""
-    return Starlette(routes=[Route("/metrics", functools.partial(_answer, read, wall_ms), methods=["GET"])])
+Scales = Callable[[str], dict[str, Any] | None]
+"""What is wanted of a queue's workers, as JSON types; None of one that is not scaled."""
+
+
+def make_metrics(
+    read: Callable[[], Awaitable[Totals]], wall_ms: Callable[[], int], scales: Scales = lambda queue: None
+) -> Starlette:
+    """The application of a listener of its own: `/metrics`, and `/scale/{app}/{queue}` for autoscalers of clusters."""
+
+    async def answer_scale(request: Request) -> Response:
+        queue = "{app}/{queue}".format_map(request.path_params)
+        found = scales(queue)
+        if found is None:
+            body = problem(404, "no handler of this queue has scale=", resource=queue)
+            return JSONResponse(body, 404, media_type=PROBLEM)
+        return JSONResponse(found, headers={"Cache-Control": "no-store"})
+
+    return Starlette(
+        routes=[
+            Route("/metrics", functools.partial(_answer, read, wall_ms), methods=["GET"]),
+            Route("/scale/{app}/{queue}", answer_scale, methods=["GET"]),
+        ]
+    )
 
 
 async def _answer(read: Callable[[], Awaitable[Totals]], wall_ms: Callable[[], int], _: Request) -> Response:

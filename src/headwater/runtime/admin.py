@@ -16,6 +16,7 @@ from headwater.runtime.admin_mail import MailOperations
 from headwater.runtime.admin_objects import ObjectOperations
 from headwater.runtime.admin_queues import QueueOperations
 from headwater.runtime.admin_resources import ResourceOperations
+from headwater.runtime.admin_scaling import ScalingOperations
 from headwater.runtime.admin_schedules import ScheduleOperations
 from headwater.runtime.admin_sql import SqlOperations
 from headwater.runtime.admin_tables import TableOperations
@@ -36,6 +37,7 @@ class Admin(
     KeyOperations,
     ObjectOperations,
     ScheduleOperations,
+    ScalingOperations,
     MailOperations,
     TrackedOperations,
     AlarmOperations,

@@ -20,6 +20,7 @@ from headwater.http.limits import Limits
 from headwater.http.presigned import Presigner
 from headwater.metrics import Recorder
 from headwater.runtime.mail import Mailer
+from headwater.runtime.pulls import Pulls
 from headwater.runtime.spans import Spans
 from headwater.runtime.webhooks import WebhookRules, Webhooks
 from headwater.system import System
@@ -101,6 +102,13 @@ class AdminBase:
         if self.supervisor is None:
             raise DeclarationError("no server runs", operation="admin")
         return self.supervisor.presigner
+
+    @property
+    def pulls(self) -> Pulls:
+        """The running server's; raises `DeclarationError` without one."""
+        if self.supervisor is None:
+            raise DeclarationError("no server runs", operation="admin")
+        return self.supervisor.pulls
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         return None, None

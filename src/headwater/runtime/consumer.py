@@ -43,7 +43,7 @@ from headwater.work import RERUNS, contention_pause_s, current, current_request
 
 MAX_UNDER_WAY = 512
 PREFETCH = 4
-"""How many deliveries a consumer leases at once, for each of its slots."""
+"""How many deliveries a consumer leases at once, for each of its slots. In processes, no more than run."""
 log = structlog.get_logger("headwater.consumer")
 
 
@@ -205,9 +205,14 @@ class Consumer:
         finally:
             self._idle.discard(task)
 
+    @property
+    def _free(self) -> int:
+        """How many slots could run something at once."""
+        return self.spec.concurrency - (len(self._slots) - len(self._idle))
+
     async def _fill(self) -> None:
         batch = self.spec.batch
-        limit = batch or PREFETCH * self.spec.concurrency
+        limit = batch or (self._free if self.spec.in_process else PREFETCH * self.spec.concurrency)
         deliveries = await self._engine.receive(self.spec.queue, limit, grouped=bool(batch))
         self._hold(deliveries)
         if batch:

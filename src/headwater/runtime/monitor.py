@@ -17,8 +17,8 @@ from headwater.errors import DeclarationError, StoreError, StoreFull
 from headwater.graph import Graph
 from headwater.metrics import MINUTE_MS, Recorder, Sample, Totals
 from headwater.runtime.alarms import Alarms, Facts
-from headwater.runtime.consumer import Consumer
 from headwater.runtime.recorder import RollUps, read_totals
+from headwater.runtime.tally import Counting
 from headwater.runtime.wakeups import Wakeups
 from headwater.system import System
 from headwater.tuning import BuiltIn
@@ -35,7 +35,7 @@ class Monitor:
         clock: Clock,
         system: System,
         graph: Graph,
-        consumers: Mapping[str, Consumer],
+        consumers: Mapping[str, Counting],
         *,
         recorder: Recorder,
         built_in: Sequence[BuiltIn],

@@ -15,7 +15,7 @@ import msgspec
 from headwater.engine import Engine, Query, QueueStats
 from headwater.metrics import DUE, Recorder, Sample, Series, Totals, matching, series
 from headwater.rollups import MINUTES, Point, RollUp, minutes_of, points_of, sample_of
-from headwater.runtime.consumer import Consumer
+from headwater.runtime.tally import Counting
 from headwater.system import System
 from headwater.unit import Merge
 from headwater.work import UnitOfWork
@@ -23,7 +23,7 @@ from headwater.work import UnitOfWork
 PAGE = 1000
 
 
-def read_totals(stats: list[QueueStats], consumers: Mapping[str, Consumer], recorder: Recorder) -> Totals:
+def read_totals(stats: list[QueueStats], consumers: Mapping[str, Counting], recorder: Recorder) -> Totals:
     """What all series show at this moment."""
     totals = Totals(dict(recorder.counters), dict(recorder.gauges), {})
     for queue in stats:

@@ -24,8 +24,10 @@ from headwater.http.jwks import MIN_RSA_BITS
 from headwater.http.tokens import SECRET_BYTES, development_secret
 from headwater.mail_settings import Smtp, check_address, check_addresses
 from headwater.runtime.mail import MailRules
+from headwater.runtime.scale_targets import ScaleRules
 from headwater.runtime.smtp import SmtpServer
 from headwater.runtime.webhooks import WebhookRules
+from headwater.webhooks import secret_key
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -67,21 +69,33 @@ def mail_rules(config: Config, environ: Mapping[str, str] | None = None) -> Mail
 
 def smtp_server(smtp: Smtp, variables: Mapping[str, str]) -> SmtpServer:
     """The server as it is called, the password read from the variable that is named."""
-    password = smtp.password
-    if password.startswith("env:"):
-        variable = password.removeprefix("env:")
-        if not variables.get(variable):
-            raise DeclarationError(f"the variable {variable} is not set", operation="configure", resource="smtp")
-        password = variables[variable]
     return SmtpServer(
         host=smtp.host,
         sender=check_address(smtp.sender),
         security=smtp.security,
         port=smtp.port,
         username=smtp.username,
-        password=SecretStr(password),
+        password=_read_secret(smtp.password, variables, "smtp"),
         timeout_s=to_ms(smtp.timeout) / 1000,
     )
+
+
+def scale_rules(config: Config, environ: Mapping[str, str] | None = None) -> ScaleRules:
+    """Where wanted numbers of workers go. Raises `DeclarationError` when the webhook's secret is not there, or none."""
+    secret = _read_secret(config.scale_secret, os.environ if environ is None else environ, "scale_secret")
+    if config.scale_webhook:
+        secret_key(secret)
+    return ScaleRules(config.scale_command, config.scale_webhook, secret)
+
+
+def _read_secret(text: str, variables: Mapping[str, str], setting: str) -> SecretStr:
+    """A secret as a setting gives it: itself, or "env:" and the name of the variable that has it."""
+    if text.startswith("env:"):
+        variable = text.removeprefix("env:")
+        if not variables.get(variable):
+            raise DeclarationError(f"the variable {variable} is not set", operation="configure", resource=setting)
+        text = variables[variable]
+    return SecretStr(text)
 
 
 def _with_keys(name: str, issuer: Issuer, variables: Mapping[str, str]) -> Issuer:

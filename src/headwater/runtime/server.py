@@ -33,9 +33,10 @@ from headwater.http.prometheus import make_metrics
 from headwater.objects import make_blobs
 from headwater.runtime.admin import About, Admin
 from headwater.runtime.listener import Listener, PublicListener, bind, bind_locally
-from headwater.runtime.rules import access_rules, mail_rules, webhook_rules
+from headwater.runtime.rules import access_rules, mail_rules, scale_rules, webhook_rules
 from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.telemetry import make_exporter
+from headwater.runtime.workers import Workers
 
 if TYPE_CHECKING:
     import httpx
@@ -73,6 +74,7 @@ class Server:
         self._stop = asyncio.Event()
         self._clock = SystemClock()
         self._engine = make_engine(config.store, clock=self._clock)
+        self._workers = Workers(config, self._engine, self._clock)
         self.supervisor = Supervisor(
             apps,
             self._engine,
@@ -88,6 +90,9 @@ class Server:
             alarms=config.alarms,
             trace_sample=config.trace_sample,
             exporter=make_exporter(config.otlp),
+            scaling=scale_rules(config),
+            leaves_processes=True,
+            pool=self._workers.local,
         )
 
     def stop(self) -> None:
@@ -106,7 +111,8 @@ class Server:
             self._front.apps = dict(apps)
             path = admin_socket(self.config.store)
             try:
-                with bind_locally(path) as local, self._metrics_listener() as listeners:
+                with bind_locally(path) as local, self._metrics_listener() as listeners, self._workers.bind() as near:
+                    await self._workers.start(near, self.supervisor, self.address)
                     return await self._serve(public, [Listener(self._admin(), local), *listeners], ready)
             finally:
                 await self.supervisor.stop(0)
@@ -119,6 +125,7 @@ class Server:
         try:
             await _until_started((public, *inner), servers)
             await self.supervisor.serve()
+            await self._workers.run()
             tune_interpreter()
             self._front.unready = ""
             ready()
@@ -127,6 +134,7 @@ class Server:
             self._front.unready = "the store failed" if failed else "the server stops"
             await self._drain(public, inner, 0 if failed else self.config.drain_s)
         finally:
+            await self._workers.close()
             for listener in (public, *inner):
                 listener.end(0)
             await asyncio.gather(*servers, return_exceptions=True)
@@ -141,10 +149,13 @@ class Server:
         log.info("stopping", drain=f"{drain_s:g}s")
         end_s = self._clock.monotonic() + drain_s
         share_s = drain_s * (1 - _HTTP_SHARE)
+        self.supervisor.pulls.drain()
+        await self.supervisor.autoscaler.stop()
         consumers = self.supervisor.consumers.values()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(share_s):
-                await asyncio.gather(*(consumer.drain(share_s) for consumer in consumers))
+                drains = [consumer.drain(share_s) for consumer in consumers]
+                await asyncio.gather(self._workers.drain(share_s), *drains)
         left_s = max(0.0, end_s - self._clock.monotonic())
         public.end(left_s)
         for listener in inner:
@@ -157,7 +168,8 @@ class Server:
             yield []
             return
         with bind(*self.config.metrics_address) as bound:
-            yield [Listener(make_metrics(self.supervisor.monitor.totals, self._clock.wall_ms), bound)]
+            scales = self.supervisor.autoscaler.reported
+            yield [Listener(make_metrics(self.supervisor.monitor.totals, self._clock.wall_ms, scales), bound)]
 
     def _admin(self) -> ASGIApp:
         about = About(pid=os.getpid(), address=self.address, started_ms=self._clock.wall_ms())

@@ -8,6 +8,7 @@ handlers finish until the deadline, what is left is given back, the last commits
 from __future__ import annotations
 
 import asyncio
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -26,15 +27,19 @@ from headwater.http.lifespan import Lifespan
 from headwater.http.limits import Limits
 from headwater.http.presigned import Presigner
 from headwater.metrics import Recorder
+from headwater.runtime.autoscaler import Autoscaler, Target, scaled
 from headwater.runtime.consumer import Consumer
 from headwater.runtime.drop_folder import DropFolder, drop_folders
 from headwater.runtime.garbage import Garbage
 from headwater.runtime.janitor import HISTORY_EVENTS, HISTORY_MS, Janitor
 from headwater.runtime.mail import Mailer, MailRules
 from headwater.runtime.monitor import Monitor
+from headwater.runtime.pulls import Pulls
+from headwater.runtime.scale_targets import ScaleRules, make_target
 from headwater.runtime.scheduler import Scheduler
 from headwater.runtime.seal import Seal
 from headwater.runtime.spans import Exporter, Spans
+from headwater.runtime.tally import Counting, Tally
 from headwater.runtime.wakeups import Wakeups
 from headwater.runtime.webhooks import WebhookRules, Webhooks
 from headwater.system import System
@@ -46,13 +51,17 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 THREADS = 64
-_PRESIGNING = "presigned urls"
+_PRESIGNING, _RECEIPTS = "presigned urls", "receipts"
 SUSPECTS_PATIENCE_S = 0.05
 log = structlog.get_logger("headwater")
 
 
 class Supervisor:
-    """Runs apps on an engine, which it opens and closes. `reach` tells how apps call each other over HTTP."""
+    """Runs apps on an engine, which it opens and closes. `reach` tells how apps call each other over HTTP.
+
+    With `leaves_processes` it leaves handlers with `run_in="process"` to worker processes, and `tallies` has what those
+    count.
+    """
 
     def __init__(
         self,
@@ -73,6 +82,9 @@ class Supervisor:
         alarms: Mapping[str, bool | Tuning] | None = None,
         trace_sample: float = 0.0,
         exporter: Exporter | None = None,
+        leaves_processes: bool = False,
+        scaling: ScaleRules | None = None,
+        pool: Target | None = None,
     ) -> None:
         self.engine = engine
         self.clock = clock
@@ -88,7 +100,10 @@ class Supervisor:
         self.webhooks = Webhooks(self.system, self.graph, webhooks, self.reach, consume=self._consume)
         seal = Seal((webhooks or WebhookRules()).key_file)
         self.presigner = Presigner(lambda make: seal.derive(_PRESIGNING, make=make), clock, public_url)
+        self.pulls = self._make_pulls(seal)
         self.consumers: dict[str, Consumer] = {}
+        self.tallies: dict[str, Tally] = {}
+        self._leaves_processes = leaves_processes
         self.janitor = Janitor(engine, clock, history_ms, history_events)
         self.urls: dict[str, tuple[httpx.AsyncBaseTransport | None, str]] = dict(reach or {})
         self.revision = 0
@@ -100,20 +115,33 @@ class Supervisor:
         self._serving: asyncio.Task[None] | None = None
         self._consuming = False
         self.drop_folders: list[DropFolder] = []
-        self.wakeups: list[Wakeups] = []
         self.scheduler = Scheduler(self.system, self.graph.apps, engine, clock, self.recorder)
-        self.wakeups += [self.scheduler.wakeups, self.tracer.wakeups]
-        self.monitor = Monitor(
-            engine,
-            clock,
+        self.monitor = self._make_monitor(alarms or {})
+        target = make_target(scaling or ScaleRules(), self.webhooks.outbound, clock, pool)
+        self.autoscaler = Autoscaler(engine, clock, self.system, scaled(self.graph, leaves_processes), target)
+        timed = (self.scheduler, self.tracer, self.monitor, self.autoscaler)
+        self.wakeups: list[Wakeups] = [part.wakeups for part in timed]
+
+    def _make_pulls(self, seal: Seal) -> Pulls:
+        return Pulls(
+            self.engine,
+            self.clock,
+            self.graph.catalog.queues,
+            lambda: seal.derive(_RECEIPTS, make=True),
+            most_waiting=max(self.limits.requests // 2, 1),
+        )
+
+    def _make_monitor(self, alarms: Mapping[str, bool | Tuning]) -> Monitor:
+        return Monitor(
+            self.engine,
+            self.clock,
             self.system,
             self.graph,
-            self.consumers,
+            ChainMap[str, Counting](self.consumers, self.tallies),  # type: ignore[arg-type]
             recorder=self.recorder,
-            built_in=built_in_alarms(alarms or {}),
-            skips=not upkeep,
+            built_in=built_in_alarms(alarms),
+            skips=not self._keeps_up,
         )
-        self.wakeups.append(self.monitor.wakeups)
 
     @property
     def blobs(self) -> BlobStore:
@@ -208,8 +236,10 @@ class Supervisor:
     async def _consume(self, queue: str) -> None:
         """Have a consumer for a queue, also for one that is declared while the server runs."""
         policy = (await self.engine.catalog()).queues[queue]
-        if queue not in self.consumers:
-            spec = self.graph.handlers[queue]
+        spec = self.graph.handlers[queue]
+        if self._leaves_processes and spec.in_process:
+            self.tallies.setdefault(queue, Tally())
+        elif queue not in self.consumers:
             self.consumers[queue] = Consumer(self.engine, self.clock, spec, policy, self._threads, tracer=self.tracer)
             if self._consuming:
                 self.consumers[queue].start()
@@ -224,6 +254,7 @@ class Supervisor:
             log.warning("a queue has messages and no consumer; they are kept", queue=queue)
 
     async def stop(self, deadline_s: float) -> None:
+        self.pulls.drain()
         await self._end_serving()
         await asyncio.gather(*(consumer.drain(deadline_s) for consumer in self.consumers.values()))
         await self._write_usage()
@@ -251,6 +282,7 @@ class Supervisor:
                 task.cancel()
                 await asyncio.wait([task])
         await asyncio.gather(*(folder.stop() for folder in self.drop_folders))
+        await self.autoscaler.stop()
         await asyncio.gather(*(wakeups.stop() for wakeups in self.wakeups))
 
     async def _close(self) -> None:

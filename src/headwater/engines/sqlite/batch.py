@@ -47,6 +47,7 @@ class _Plan:
     emits: Sequence[Emit] = ()
     duplicates: Mapping[int, str] = MappingProxyType({})
     missing: Sequence[int] = ()
+    lost: Sequence[int] = ()
 
 
 class Batch:
@@ -126,16 +127,17 @@ class Batch:
             self._adopt_record(commit, slot, write, old, new)
         for emit in plan.emits:
             self._adopt_emit(emit)
-        for settle in commit.settles:
-            self._adopt_settle(settle)
+        for n, settle in enumerate(commit.settles):
+            if n not in plan.lost:
+                self._adopt_settle(settle)
         for claim in commit.claims:
             self._claim((claim.scope, claim.id), claim.expires_ms, claim.result)
         if commit.redrives:
             plan.missing = self._redrive(commit)
         if commit.redactions:
             self.redactions += commit.redactions
-        if plan.duplicates or plan.missing:
-            return Committed(self.now_ms, dict(plan.duplicates), tuple(plan.missing))
+        if plan.duplicates or plan.missing or plan.lost:
+            return Committed(self.now_ms, dict(plan.duplicates), tuple(plan.missing), tuple(plan.lost))
         return self.plain
 
     # Checks: nothing of the batch changes here.
@@ -143,7 +145,7 @@ class Batch:
     def _plan(self, commit: Commit) -> _Plan:
         plan = _Plan()
         if commit.tolerant:
-            commit.settles = [settle for settle in commit.settles if self._holds(settle)]
+            plan.lost = [n for n, settle in enumerate(commit.settles) if not self._holds(settle)]
             return plan
         for settle in commit.settles:
             if not self._holds(settle):

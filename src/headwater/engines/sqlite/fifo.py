@@ -4,7 +4,9 @@ Messages are loaded in order of position, so a group's first entry in memory is 
 *ready* (in the round of `_round`), *leased* (its first `leased` entries are with a handler) or *parked* (its head
 is delayed, in `_parked` by ready time); a failing head therefore holds back its group and nobody else. Groups take
 turns: a long one goes to the end of the round after each lease. Of a long group only the first `GROUP_MAX`
-entries are held, of the rest the positions.
+entries are held, of the rest the positions; a run of such messages is passed over without being read. While the
+window is behind, each lease reads on, and when all that is held is leased or parked it reads on whatever is held: so
+nobody waits behind the length of another group, or behind its handler.
 
 All methods run on the event loop.
 """
@@ -22,6 +24,8 @@ from headwater.engines.sqlite.state import Entry
 HELD_MAX = 8_192
 GROUP_MAX = 64
 CHUNK = 512
+RUN = 8_192
+"""How many messages of full groups are passed over at once."""
 
 
 class _Group:
@@ -35,9 +39,19 @@ class _Group:
         self.queued = False
         self.parked = False
 
+    @property
+    def full(self) -> bool:
+        """Whether further messages are held by their positions only."""
+        return self.later is not None or len(self.entries) >= GROUP_MAX
+
+    def append_later(self, position: int) -> None:
+        if self.later is None:
+            self.later = array("q")
+        self.later.append(position)
+
 
 class FifoWindow:
-    """Holds about `HELD_MAX` entries that are not parked; parked groups are held whatever their number."""
+    """Holds about `HELD_MAX` entries of groups that are neither parked nor leased, and all groups that are."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -46,6 +60,7 @@ class FifoWindow:
         self._parked: list[tuple[int, int, _Group]] = []
         self._cursor = 0
         self._behind = True
+        self._in_run = False
         self._held = 0
 
     def offer(self, entry: Entry) -> None:
@@ -63,10 +78,8 @@ class FifoWindow:
         group = self._groups.get(name)
         if group is None:
             group = self._groups[name] = _Group(name)
-        if group.later is not None or len(group.entries) >= GROUP_MAX:
-            if group.later is None:
-                group.later = array("q")
-            group.later.append(entry.position)
+        if group.full:
+            group.append_later(entry.position)
             return
         group.entries.append(entry)
         if not group.parked:
@@ -111,9 +124,16 @@ class FifoWindow:
 
     def take(self, limit: int, now_ms: int, *, grouped: bool = False) -> list[Entry]:
         """Heads of up to `limit` ready groups; with `grouped` also the ready messages that follow a head."""
+        if self._behind and self._held < HELD_MAX:
+            self._load_chunk()
+        taken = self._take_ready(limit, now_ms, grouped)
+        while not taken and self._behind:
+            self._load_chunk()
+            taken = self._take_ready(limit, now_ms, grouped)
+        return taken
+
+    def _take_ready(self, limit: int, now_ms: int, grouped: bool) -> list[Entry]:
         self._wake(now_ms)
-        if not self._round and self._behind:
-            self._refill(now_ms)
         taken: list[Entry] = []
         while self._round and len(taken) < limit:
             group = self._round.popleft()
@@ -144,12 +164,14 @@ class FifoWindow:
     def settled(self, entry: Entry) -> None:
         """A taken message is gone: the next of its group may follow."""
         group = self._groups.get(entry.group or "")
-        if group is None or entry not in group.entries:
+        if group is None:
             return
-        if group.entries[0] is entry:
+        if group.entries and group.entries[0] is entry:
             group.entries.popleft()
-        else:
+        elif entry in group.entries:
             group.entries.remove(entry)
+        else:
+            return
         self._held -= 1
         self._unlease(group)
 
@@ -194,14 +216,25 @@ class FifoWindow:
             self._unpark(group)
             self._schedule_now(group)
 
-    def _refill(self, now_ms: int) -> None:
-        while self._behind and not self._round and self._held < HELD_MAX:
-            self._load_chunk()
-            self._wake(now_ms)
-
     def _load_chunk(self) -> None:
+        if self._pass_over():
+            return
         rows = self._loader.in_order(self._cursor, CHUNK)
         for entry in rows:
             self._cursor = entry.position
             self._append(entry)
         self._behind = len(rows) == CHUNK
+        self._in_run = self._behind and self._groups[rows[-1].group or ""].full
+
+    def _pass_over(self) -> bool:
+        """Note the positions of a run of messages whose groups are full; whether there may be more of it."""
+        if not self._in_run:
+            return False
+        places = self._loader.places(self._cursor, RUN)
+        for position, name in places:
+            group = self._groups.get(name or "")
+            if group is None or not group.full:
+                return False
+            group.append_later(position)
+            self._cursor = position
+        return len(places) == RUN

@@ -14,6 +14,7 @@ _COLUMNS = (
     " FROM message m CROSS JOIN event e ON e.seq = m.event WHERE m.queue = ?"
 )
 READY = f"{_COLUMNS} AND m.position > ? AND m.ready_ms = 0 ORDER BY m.position LIMIT ?"
+PLACES = "SELECT position, grp FROM message WHERE queue = ? AND position > ? ORDER BY position LIMIT ?"
 IN_ORDER = f"{_COLUMNS} AND m.position > ? ORDER BY m.position LIMIT ?"
 DELAYED = f"{_COLUMNS} AND m.ready_ms > 0 AND (m.ready_ms, m.position) > (?, ?) ORDER BY m.ready_ms, m.position LIMIT ?"
 AT_POSITIONS = f"{_COLUMNS} AND m.position IN carray(?) ORDER BY m.position"
@@ -33,6 +34,10 @@ class Loader:
     def in_order(self, after: int, limit: int) -> list[Entry]:
         """All messages by position, delayed ones too."""
         return self._entries(IN_ORDER, (after, limit))
+
+    def places(self, after: int, limit: int) -> list[Row]:
+        """(position, group) of all messages by position."""
+        return fetch(self._reader, PLACES, (self._queue, after, limit))
 
     def delayed(self, after: tuple[int, int], limit: int) -> list[Entry]:
         """Messages with a ready time, by (ready time, position)."""
