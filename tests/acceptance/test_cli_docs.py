@@ -44,6 +44,8 @@ def test_the_page_has_exactly_the_commands() -> None:
 def test_each_option_and_argument_is_documented(path: str) -> None:
     text = sections("cli.md")[path]
     for parameter in COMMANDS[path].params:
+        if getattr(parameter, "hidden", False):
+            continue
         if parameter.param_type_name == "option":
             missing = [name for name in {*parameter.opts} - COMMON if not re.search(rf"{name}(?![\w-])", text)]
         else:
