@@ -9,16 +9,16 @@ import pytest
 
 from headwater.catalog import IndexSpec, TableSpec
 from headwater.engine import Query
-from headwater.engines.sqlite import batch, forgetting, loading, pending, records, scopes, staging
+from headwater.engines.sqlite import forgetting, loading, prefetch, records, scopes, staging
 from headwater.engines.sqlite.engine import SqliteEngine
 from tests.conformance.workbench import Store
 
 KEYS = {4: "(1, '', 'a', 'b')", 3: "(1, 'a', 'b')", 2: "('a', 'b')", 1: "(1)"}
 BATCHES = [
-    (batch._RECORDS, 3),
-    (batch._CLAIMS, 2),
-    (batch._DEAD, 1),
-    (pending.STAGED, 3),
+    (prefetch._RECORDS, 3),
+    (prefetch._CLAIMS, 2),
+    (prefetch._DEAD, 1),
+    (prefetch.STAGED, 3),
     (staging._MEMBERS, 4),
     (staging._VERSIONS, 3),
     (staging._BODIES, 3),
@@ -33,8 +33,8 @@ STATEMENTS = [
     loading.AT_POSITIONS.replace("carray(?)", "(1, 2)"),
     records._READ,
     records._READ_STAGED,
-    pending._LOAD,
-    pending._GENERATION,
+    prefetch._LOAD,
+    prefetch._GENERATION,
     staging.MEMBERS_AFTER,
     staging.STAND,
     staging.NEXT_STAGED,

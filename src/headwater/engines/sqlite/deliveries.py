@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 import apsw
 
+from headwater.applying.batch import Batch
+from headwater.applying.state import Entry, Lease
 from headwater.clock import Timer
-from headwater.engines.sqlite.batch import Batch
 from headwater.engines.sqlite.board import Board
 from headwater.engines.sqlite.fifo import FifoWindow
 from headwater.engines.sqlite.loading import Loader
 from headwater.engines.sqlite.records import Records
-from headwater.engines.sqlite.state import Entry, Lease
 from headwater.engines.sqlite.window import Window
 from headwater.engines.sqlite.writer import Result
 from headwater.events import Delivery

@@ -12,10 +12,10 @@ from pathlib import Path
 import apsw
 import msgspec
 
+from headwater.applying.batch import entry_rows
 from headwater.catalog import Catalog, QueueSpec, TableSpec
 from headwater.clock import Clock
 from headwater.engine import Features
-from headwater.engines.sqlite.batch import entry_rows
 from headwater.engines.sqlite.board import Board, Place, Standing, read_board
 from headwater.engines.sqlite.database import (
     Row,

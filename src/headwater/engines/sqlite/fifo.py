@@ -18,8 +18,8 @@ from array import array
 from collections import deque
 from itertools import islice, takewhile
 
+from headwater.applying.state import Entry
 from headwater.engines.sqlite.loading import Loader
-from headwater.engines.sqlite.state import Entry
 
 HELD_MAX = 8_192
 GROUP_MAX = 64

@@ -8,9 +8,10 @@ from collections import defaultdict
 import apsw
 import msgspec
 
-from headwater.engines.sqlite.batch import Batch
+from headwater.applying.batch import Batch, Buried, NewEvent
+from headwater.applying.pending import Pending
+from headwater.applying.state import Slot, encode_envelope
 from headwater.engines.sqlite.database import Row, checksum, insert_rows, select_rows
-from headwater.engines.sqlite.pending import Pending, Slot
 from headwater.engines.sqlite.redaction import redact
 
 
@@ -26,9 +27,9 @@ def write_batch(connection: apsw.Connection, batch: Batch) -> None:
     if batch.pending:
         _write_loads(connection, batch.pending)
     if batch.events:
-        insert_rows(connection, "INSERT INTO event", batch.events)
-    if batch.messages:
-        insert_rows(connection, "INSERT INTO message", batch.messages)
+        insert_rows(connection, "INSERT INTO event", [_event_row(new) for new in batch.events])
+    if batch.fresh:
+        insert_rows(connection, "INSERT INTO message", _message_rows(batch))
     if batch.settled:
         _write_settled(connection, batch)
     if batch.attempts:
@@ -37,7 +38,7 @@ def write_batch(connection: apsw.Connection, batch: Batch) -> None:
         insert_rows(
             connection,
             "INSERT INTO dead (queue, event_id, envelope, crc, grp, receives, reason, died_ms)",
-            batch.buried,
+            [_dead_row(batch, buried) for buried in batch.buried],
         )
     if batch.new_claims:
         rows = [(*key, *batch.claims[key]) for key in batch.new_claims]
@@ -46,6 +47,27 @@ def write_batch(connection: apsw.Connection, batch: Batch) -> None:
         connection.execute("DELETE FROM dead WHERE id IN carray(?)", (apsw.carray(array("q", list(batch.redriven))),))
     if batch.redactions:
         redact(connection, batch.state, batch.redactions)
+
+
+def _event_row(new: NewEvent) -> Row:
+    seq, event, source, subject, places = new
+    body = encode_envelope(event)
+    where = ",".join([f"{queue}:{position}" for queue, position in places])
+    return (seq, event.id, event.trace, source, subject, event.time_ms, body, checksum(body), where)
+
+
+def _message_rows(batch: Batch) -> list[Row]:
+    return [
+        (queue, entry.position, entry.seq, entry.group, entry.ready_ms, 0, entry.redriven, entry.sent_ms)
+        for queue, entries in batch.fresh.items()
+        for entry in entries
+    ]
+
+
+def _dead_row(batch: Batch, buried: Buried) -> Row:
+    queue, event, group, receives, reason = buried
+    body = encode_envelope(event)
+    return (queue, event.id, body, checksum(body), group, receives, reason, batch.now_ms)
 
 
 def _write_loads(connection: apsw.Connection, pending: Pending) -> None:

@@ -21,15 +21,15 @@ from typing import Literal, NamedTuple
 
 import apsw
 
+from headwater.applying.documents import subject
+from headwater.applying.state import decode_envelope
 from headwater.codec import encode_json
 from headwater.engine import Forgotten, Remains
 from headwater.engines.sqlite.database import BUSY_MS, Row, fetch, verify
-from headwater.engines.sqlite.documents import subject
 from headwater.engines.sqlite.queues import delete_messages
 from headwater.engines.sqlite.records import read_places
 from headwater.engines.sqlite.redaction import REDACTED, claim_names, names_key, values_of
 from headwater.engines.sqlite.staging import Loads
-from headwater.engines.sqlite.state import decode_envelope
 from headwater.events import Envelope
 from headwater.unit import Redaction
 

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from headwater.applying.state import decode_envelope
 from headwater.clock import SystemClock
 from headwater.codec import decode_json, encode_json
 from headwater.engine import Answer, Question
 from headwater.engines.sqlite.database import connect, fetch, translate, verify
 from headwater.engines.sqlite.forgetting import Forgetting
-from headwater.engines.sqlite.state import decode_envelope
 from headwater.engines.sqlite.views import STORE_VIEWS, View, table_view
 from headwater.errors import HeadwaterError, InvalidValue, TimedOut, TooLarge, UnknownResource
 

@@ -6,8 +6,8 @@ from array import array
 
 import apsw
 
+from headwater.applying.state import Entry, decode_envelope
 from headwater.engines.sqlite.database import Row, fetch, verify
-from headwater.engines.sqlite.state import Entry, decode_envelope
 
 _COLUMNS = (
     "SELECT m.position, m.event, m.grp, m.ready_ms, m.receives, m.redriven, m.sent_ms, e.envelope, e.crc"

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import apsw
 import msgspec
 
+from headwater.applying.documents import subject
+from headwater.applying.state import Lease, decode_envelope
 from headwater.catalog import Router, RouteSpec
 from headwater.engine import DeadLetter, Query, QueueStats, Subscription, Waiting
 from headwater.engines.sqlite.database import fetch, verify
 from headwater.engines.sqlite.deliveries import Deliveries
-from headwater.engines.sqlite.documents import subject
 from headwater.engines.sqlite.records import translated
-from headwater.engines.sqlite.state import Lease, decode_envelope
 from headwater.errors import DeclarationError, UnknownResource
 from headwater.events import INSERTED, Delivery, Envelope, KeyPart
 from headwater.ids import new_id

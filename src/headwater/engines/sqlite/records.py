@@ -8,10 +8,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import apsw
 
+from headwater.applying.documents import subject
+from headwater.applying.state import decode_envelope
 from headwater.engine import MessageNote, Query, Record, RecordPage, TracedEvent
 from headwater.engines.sqlite.database import Row, fetch, translate, verify
-from headwater.engines.sqlite.documents import subject
-from headwater.engines.sqlite.state import decode_envelope
 from headwater.engines.sqlite.store import Store
 from headwater.errors import UnknownResource
 from headwater.events import Envelope, Key, KeyPart

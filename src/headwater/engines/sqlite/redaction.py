@@ -11,10 +11,10 @@ from urllib.parse import unquote
 import apsw
 import msgspec
 
+from headwater.applying.batch import entry_rows
+from headwater.applying.state import State, decode_envelope, encode_envelope
 from headwater.codec import decode_json
-from headwater.engines.sqlite.batch import entry_rows
 from headwater.engines.sqlite.database import checksum, fetch, select_rows, verify
-from headwater.engines.sqlite.state import State, decode_envelope, encode_envelope
 from headwater.events import Envelope, Key
 from headwater.unit import Redaction
 

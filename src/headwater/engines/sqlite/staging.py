@@ -24,10 +24,10 @@ from typing import Any
 
 import apsw
 
+from headwater.applying import documents as stored
+from headwater.applying.batch import entry_rows
 from headwater.catalog import TableSpec
 from headwater.engine import Differences, Document, Missing, Staging
-from headwater.engines.sqlite import documents as stored
-from headwater.engines.sqlite.batch import entry_rows
 from headwater.engines.sqlite.database import Row, checksum, fetch, insert_rows, select_rows, verify
 from headwater.engines.sqlite.records import translated
 from headwater.engines.sqlite.scopes import OtherScopes

@@ -16,8 +16,8 @@ import heapq
 from collections import deque
 from itertools import count
 
+from headwater.applying.state import Entry
 from headwater.engines.sqlite.loading import Loader
-from headwater.engines.sqlite.state import Entry
 
 READY_MAX = 2_048
 DELAYED_MAX = 8_192

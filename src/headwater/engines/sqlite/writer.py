@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from headwater.applying.batch import Batch
 from headwater.clock import Clock
-from headwater.engines.sqlite.batch import Batch
 from headwater.engines.sqlite.board import Board
 from headwater.engines.sqlite.database import translate
 from headwater.engines.sqlite.flush import write_batch
+from headwater.engines.sqlite.prefetch import prefetch
 from headwater.engines.sqlite.state import State
 from headwater.errors import CommitUnknown, HeadwaterError, StoreDamaged, StoreError, StoreFull, StoreLocked
 from headwater.unit import Commit, Committed
@@ -164,9 +165,9 @@ class Writer:
     def _write(self, commits: list[Commit]) -> tuple[Batch, list[Result]]:
         execute = self._connection.execute
         self._flushing = False
-        batch = Batch(self._state, self._connection, self.now_ms())
+        batch = Batch(self._state, self.now_ms())
         execute("BEGIN IMMEDIATE")
-        batch.prefetch(commits)
+        prefetch(self._connection, batch, commits)
         results: list[Result] = [batch.apply(commit) for commit in commits]
         write_batch(self._connection, batch)
         self._flushing = True
@@ -177,10 +178,10 @@ class Writer:
         state = self._state
         state.head = batch.head
         self._board.flushed(batch.head.commit_no)
-        for number, more in batch.added.items():
+        for number, entries in batch.fresh.items():
             counts = state.counts[number]
-            counts.depth += more
-            counts.sent += more
+            counts.depth += len(entries)
+            counts.sent += len(entries)
         for place, (_, settle) in batch.settled.items():
             del state.leases[place]
             counts = state.counts[place[0]]
@@ -189,8 +190,8 @@ class Writer:
             else:
                 counts.depth -= 1
                 counts.settled += 1
-        for row in batch.buried:
-            state.counts[row[0]].dead += 1
+        for buried in batch.buried:
+            state.counts[buried.queue].dead += 1
         for number in batch.redriven.values():
             state.counts[number].dead -= 1
         if batch.pending:

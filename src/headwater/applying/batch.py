@@ -1,40 +1,96 @@
 """One batch of commits: checked and applied one after the other in memory, written as one sum.
 
-`prefetch` reads all records and claims that the batch names in a few statements. `apply` checks one commit against
-that image, moved on by the commits before it, and adopts it or refuses it as a whole: a refusal leaves no trace.
-`flush.write_batch` then writes what changed. So a batch costs a fixed number of statements, whatever its length.
+The engine fills the batch with an image of what its commits name (`wanted`): records, claims, dead letters, what loads
+hold. `apply` checks one commit against that image, moved on by the commits before it, and adopts it or refuses it as a
+whole: a refusal leaves no trace. The engine then writes what changed. So a batch costs a fixed number of statements,
+whatever its length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
-import apsw
 import msgspec
 
+from headwater.applying import documents
+from headwater.applying.pending import Pending
+from headwater.applying.state import Entry, Head, Lease, Slot, Staged, State, Stored
 from headwater.catalog import QueueSpec, TableSpec, index_entry
 from headwater.codec import decode_json
 from headwater.engine import AlreadyClaimed
-from headwater.engines.sqlite import documents
-from headwater.engines.sqlite.database import Row, checksum, select_rows, verify
-from headwater.engines.sqlite.pending import Pending, Slot, Staged, Stored
-from headwater.engines.sqlite.state import Entry, Head, Lease, State, decode_envelope, encode_envelope
 from headwater.errors import Conflict, HeadwaterError, LeaseLost, QueueFull, UnknownResource
 from headwater.events import INSERTED, MAX_DEPTH, MODIFIED, REMOVED, Envelope, Key
 from headwater.unit import Commit, Committed, Emit, Flip, Redaction, Settle, Write
 
 DEDUPLICATION_MS = 5 * 60_000
-_RECORDS = (
-    "WITH k(t, p, s) AS (VALUES {keys}) SELECT tbl, pk, sk, version, body, crc, schema, expires_ms"
-    " FROM k CROSS JOIN record ON tbl = t AND pk = p AND sk = s"
-)
-_CLAIMS = (
-    "WITH k(s, i) AS (VALUES {keys}) SELECT scope, id, expires_ms, result"
-    " FROM k CROSS JOIN claim ON scope = s AND id = i"
-)
-_DEAD = "WITH k(i) AS (VALUES {keys}) SELECT id, queue, event_id, envelope, crc, grp FROM k CROSS JOIN dead ON id = i"
+Row = tuple[Any, ...]
+
+
+class NewEvent(NamedTuple):
+    """An event to write. `places` are the (queue, position) that it went to; position 0: a dead letter at once."""
+
+    seq: int
+    event: Envelope
+    source: int
+    subject: str | None
+    places: list[tuple[int, int]]
+
+
+class Attempt(NamedTuple):
+    """What there is to tell of a delivery that did not end in a plain acknowledgement."""
+
+    event_id: str
+    queue: int
+    receives: int
+    outcome: str
+    error: str
+    traceback: str
+    started_ms: int
+    ended_ms: int
+
+
+class Buried(NamedTuple):
+    """A dead letter to write."""
+
+    queue: int
+    event: Envelope
+    group: str | None
+    receives: int
+    reason: str
+
+
+class Letter(NamedTuple):
+    """A dead letter of the image."""
+
+    queue: int
+    event: Envelope
+    group: str | None
+
+
+class Wanted:
+    """What the image of some commits consists of."""
+
+    def __init__(self, state: State, commits: Sequence[Commit]) -> None:
+        self.records: set[Slot] = set()
+        self.flips: list[Flip] = []
+        self.claims: set[tuple[str, str]] = set()
+        self.dead: set[int] = set()
+        ids = state.ids
+        for commit in commits:
+            for read in commit.reads:
+                self.records.add((ids.get(read.table, 0), *read.key))
+            for write in commit.writes:
+                self.records.add((ids.get(write.table, 0), *write.key))
+            for claim in commit.claims:
+                self.claims.add((claim.scope, claim.id))
+            for emit in commit.emits:
+                if emit.dedup:
+                    self.claims.add(_dedup(emit))
+            for redrive in commit.redrives:
+                self.dead.add(redrive.id)
+            self.flips += commit.flips
 
 
 class _Plan:
@@ -51,66 +107,29 @@ class _Plan:
 
 
 class Batch:
-    def __init__(self, state: State, connection: apsw.Connection, now_ms: int) -> None:
+    """`records`, `claims`, `dead_letters` and `pending` are to be filled before the first commit is applied."""
+
+    def __init__(self, state: State, now_ms: int) -> None:
         self.state = state
-        self.connection = connection
         self.now_ms = now_ms
         self.plain = Committed(now_ms)
         self.head = Head(*msgspec.structs.astuple(state.head))
         self.head.time_ms = now_ms
         self.records: dict[Slot, Stored | None] = {}
         self.claims: dict[tuple[str, str], tuple[int, bytes]] = {}
-        self.dead_letters: dict[int, Row] = {}
+        self.dead_letters: dict[int, Letter] = {}
+        self.pending: Pending | None = None
+        """Only while a load is flipped."""
         self.dirty: set[Slot] = set()
         self.entries: dict[Row, bool] = {}
         self.new_claims: set[tuple[str, str]] = set()
-        self.events: list[Row] = []
-        self.messages: list[Row] = []
+        self.events: list[NewEvent] = []
         self.fresh: dict[int, list[Entry]] = {}
         self.settled: dict[tuple[int, int], tuple[Lease, Settle]] = {}
-        self.attempts: list[Row] = []
-        self.buried: list[Row] = []
+        self.attempts: list[Attempt] = []
+        self.buried: list[Buried] = []
         self.redriven: dict[int, int] = {}
         self.redactions: list[Redaction] = []
-        self.added: dict[int, int] = {}
-        self.pending: Pending | None = None
-        """Only while a load is flipped."""
-
-    def prefetch(self, commits: list[Commit]) -> None:
-        records: set[Slot] = set()
-        flips: list[Flip] = []
-        claims: set[tuple[str, str]] = set()
-        dead: set[tuple[int]] = set()
-        ids = self.state.ids
-        for commit in commits:
-            for read in commit.reads:
-                records.add((ids.get(read.table, 0), *read.key))
-            for write in commit.writes:
-                records.add((ids.get(write.table, 0), *write.key))
-            for claim in commit.claims:
-                claims.add((claim.scope, claim.id))
-            for emit in commit.emits:
-                if emit.dedup:
-                    claims.add(_dedup(emit))
-            for redrive in commit.redrives:
-                dead.add((redrive.id,))
-            flips += commit.flips
-        if records:
-            self._prefetch_records(list(records))
-        if flips or self.state.merging:
-            self.pending = Pending(self.state, self.connection)
-            self.pending.prefetch(records, flips)
-        if claims:
-            rows = select_rows(self.connection, _CLAIMS, list(claims))
-            self.claims = {(scope, id): (expires, result) for scope, id, expires, result in rows}
-        if dead:
-            self.dead_letters = {row[0]: row for row in select_rows(self.connection, _DEAD, list(dead))}
-
-    def _prefetch_records(self, slots: list[Slot]) -> None:
-        self.records = dict.fromkeys(slots)
-        for tbl, pk, sk, version, body, crc, schema, expires in select_rows(self.connection, _RECORDS, slots):
-            verify(crc, lambda: f"{self.state.names[tbl]} {pk} {sk}", body)  # noqa: B023
-            self.records[tbl, pk, sk] = Stored(version, body, expires, schema)
 
     def apply(self, commit: Commit) -> Committed | HeadwaterError:
         """Adopt the commit into the batch, or return why it is refused."""
@@ -243,7 +262,7 @@ class Batch:
 
     def _check_depth(self, spec: QueueSpec, more: int, commit: Commit) -> None:
         number = self.state.ids[spec.name]
-        depth = self.state.counts[number].depth + self.added.get(number, 0) + more
+        depth = self.state.counts[number].depth + len(self.fresh.get(number, ())) + more
         if depth <= spec.max_depth:
             return
         gone = sum(place[0] == number and settle.outcome != "retry" for place, (_, settle) in self.settled.items())
@@ -340,35 +359,31 @@ class Batch:
         for destination in self.state.router.destinations(event):
             number = self.state.ids[destination.queue]
             places.append(self._add_message(number, seq, event, destination.group, destination.delay_ms))
-        self._append_event(seq, event, ",".join(places), event.subject if event.key else None)
+        self._append_event(seq, event, places, event.subject if event.key else None)
 
     def _next_seq(self) -> int:
         self.head.event_seq += 1
         return self.head.event_seq
 
-    def _append_event(self, seq: int, event: Envelope, places: str, subject: str | None = None) -> None:
-        body = encode_envelope(event)
-        source = self.state.ids.get(event.source, 0)
-        self.events.append((seq, event.id, event.trace, source, subject, event.time_ms, body, checksum(body), places))
+    def _append_event(self, seq: int, event: Envelope, places: list[tuple[int, int]], subject: str | None) -> None:
+        self.events.append(NewEvent(seq, event, self.state.ids.get(event.source, 0), subject, places))
 
     def _add_message(
         self, queue: int, seq: int, event: Envelope, group: str | None, delay_ms: int, *, redriven: bool = False
-    ) -> str:
-        """Put the event into a queue; its place there as the event's row keeps it (0: a dead letter at once)."""
+    ) -> tuple[int, int]:
+        """Put the event into a queue; its place there."""
         if event.depth > MAX_DEPTH:
-            self._bury(queue, event, group, 0, f"the event is more than {MAX_DEPTH} causes deep")
-            return f"{queue}:0"
+            self.buried.append(Buried(queue, event, group, 0, f"the event is more than {MAX_DEPTH} causes deep"))
+            return queue, 0
         self.head.position = position = self.head.position + 1
         ready_ms = self.now_ms + delay_ms if delay_ms else 0
-        self.messages.append((queue, position, seq, group, ready_ms, 0, redriven, self.now_ms))
         entry = Entry(position, seq, event, group, ready_ms, 0, redriven, self.now_ms)
         fresh = self.fresh.get(queue)
         if fresh is None:
             self.fresh[queue] = [entry]
         else:
             fresh.append(entry)
-        self.added[queue] = self.added.get(queue, 0) + 1
-        return f"{queue}:{position}"
+        return queue, position
 
     def _adopt_emit(self, emit: Emit) -> None:
         event, queue = emit.event, emit.queue
@@ -382,7 +397,7 @@ class Batch:
         seq = self._next_seq()
         delay_ms = spec.delay_ms if emit.delay_ms is None else emit.delay_ms
         place = self._add_message(number, seq, event, (emit.group or "") if spec.fifo else None, delay_ms)
-        self._append_event(seq, event, place, documents.subject_of_copy(event))
+        self._append_event(seq, event, [place], documents.subject_of_copy(event))
 
     def _adopt_settle(self, settle: Settle) -> None:
         if settle.outcome == "fence":
@@ -393,14 +408,14 @@ class Batch:
         self.settled[place] = (lease, settle)
         delivery = lease.delivery
         if settle.outcome == "bury":
-            self._bury(number, delivery.event, delivery.group, delivery.receives, settle.reason)
+            self.buried.append(Buried(number, delivery.event, delivery.group, delivery.receives, settle.reason))
         if settle.outcome in ("retry", "bury", "discard"):
             self._record_attempt(number, lease, settle)
 
     def _record_attempt(self, queue: int, lease: Lease, settle: Settle) -> None:
         delivery, failure = lease.delivery, settle.failure
         self.attempts.append(
-            (
+            Attempt(
                 delivery.event.id,
                 queue,
                 delivery.receives,
@@ -412,10 +427,6 @@ class Batch:
             )
         )
 
-    def _bury(self, queue: int, event: Envelope, group: str | None, receives: int, reason: str) -> None:
-        body = encode_envelope(event)
-        self.buried.append((queue, event.id, body, checksum(body), group, receives, reason, self.now_ms))
-
     def _claim(self, key: tuple[str, str], expires_ms: int, result: bytes) -> None:
         self.claims[key] = (expires_ms, result)
         self.new_claims.add(key)
@@ -423,16 +434,14 @@ class Batch:
     def _redrive(self, commit: Commit) -> list[int]:
         missing: list[int] = []
         for n, redrive in enumerate(commit.redrives):
-            row = self.dead_letters.pop(redrive.id, None)
-            if row is None:
+            letter = self.dead_letters.pop(redrive.id, None)
+            if letter is None:
                 missing.append(redrive.id)
                 continue
-            _, queue, _, body, crc, group = row
+            queue, event, group = letter
             self.redriven[redrive.id] = queue
-            verify(crc, lambda: f"dead letter {redrive.id}", body)  # noqa: B023
-            event = decode_envelope(body)
             outcome = "discard" if redrive.discard else "redrive"
-            self.attempts.append((event.id, queue, 0, outcome, redrive.reason, "", self.now_ms, self.now_ms))
+            self.attempts.append(Attempt(event.id, queue, 0, outcome, redrive.reason, "", self.now_ms, self.now_ms))
             if redrive.discard:
                 continue
             if redrive.data is not None:
@@ -440,7 +449,7 @@ class Batch:
             event.depth = 0
             seq = self._next_seq()
             place = self._add_message(queue, seq, event, group, 0, redriven=True)
-            self._append_event(seq, event, place, documents.subject_of_copy(event))
+            self._append_event(seq, event, [place], documents.subject_of_copy(event))
         return missing
 
 
