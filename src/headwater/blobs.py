@@ -12,7 +12,7 @@ written, `UnknownResource` for an id without a blob.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -91,6 +91,10 @@ class Uncommitted:
 
     def hold(self, holder: object, id: str) -> None:
         self._held.setdefault(holder, set()).add(id)
+
+    def hold_only(self, holder: object, ids: Iterable[str]) -> None:
+        """The holder holds these, and nothing else any more."""
+        self._held[holder] = set(ids)
 
     def ids(self) -> set[str]:
         return {id for holder, held in self._held.items() if not getattr(holder, "closed", False) for id in held}

@@ -96,10 +96,15 @@ class Differences(msgspec.Struct, frozen=True):
         )
 
 
+MANY_GROUPS = 128
+"""Groups are counted at least so far."""
+
+
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of messages. `depth` is all that wait (ready or delayed) or are leased; ages in milliseconds.
 
-    `due_ms` is when the message was or will be ready that is so first; 0 without messages.
+    `due_ms` is when the message was or will be ready that is so first; 0 without messages. `groups` is how many groups
+    of a FIFO queue are ready or leased, `MANY_GROUPS` or more when there are more; None of a queue without groups.
     """
 
     queue: str
@@ -113,6 +118,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     settled: int = 0
     retried: int = 0
     due_ms: int = 0
+    groups: int | None = None
 
 
 class Counted(msgspec.Struct, kw_only=True):

@@ -3,6 +3,7 @@
 Up at once, down late: the number is the most that was needed at any time of the last cool-down. So a need that
 swings within a cool-down does not move it, and what is handled is never cut off. Messages that were tried before and
 failed bring no workers beyond the first, nor does a backlog of which nothing succeeds: more workers would fail, too.
+Of a FIFO queue each worker needs a group of its own.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     `backlog` are the messages that are ready or being handled, `retrying` those of them that failed before, `busy` the
     workers that handle one, `running` those that there are. Of throughput: `handled` is how many messages left since
     the last look, `job_s` how long one keeps a worker, 0 while that is not known; `failing` tells that attempts ended
-    lately and none well.
+    lately and none well. `groups` are those of a FIFO queue that are ready or being handled, None without groups.
     """
 
     now_ms: int
@@ -84,6 +85,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     job_s: float = 0.0
     failing: bool = False
     paused: bool = False
+    groups: int | None = None
 
 
 class Scaling(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +151,8 @@ def _by_backlog(scale: Scale, seen: Observation) -> tuple[int, str]:
         return 0, "the queue is paused"
     if not seen.backlog:
         return 0, "no message waits"
+    if seen.groups == 0:
+        return 0, f"{_counted(seen.backlog, 'message')}, none of a group that is ready"
     fresh = max(0, seen.backlog - seen.retrying)
     if not fresh:
         return 1, f"{_counted(seen.retrying, 'message')} failed before, and nothing else waits"
@@ -157,6 +161,8 @@ def _by_backlog(scale: Scale, seen: Observation) -> tuple[int, str]:
         if scale.backlog_per_worker
         else _by_age(scale.target_ms, seen, fresh)
     )
+    if seen.groups is not None and number > seen.groups:
+        number, reason = seen.groups, f"{reason}, in {_counted(seen.groups, 'group')}"
     if seen.failing and number > max(seen.running, 1):
         return max(seen.running, 1), "attempts fail, and none succeeds"
     return number, reason

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 HEADWATER = (sys.executable, "-m", "headwater.cli")
 PATIENCE_S = 20.0
@@ -84,18 +84,18 @@ def _make_folder(folder: Path, app: str) -> Path:
     return folder
 
 
-class Serving:
-    """A `headwater run` process; leaving the context ends it."""
+class Running:
+    """A process and those it starts, a group of their own; leaving the context ends it."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *command: str, **environment: str) -> None:
         self.folder = folder
         self.log = folder / f"stderr-{time.monotonic_ns()}"
         with self.log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*HEADWATER, "run", *arguments], cwd=folder, env=clean_environment(**environment), stderr=stderr
+                command, cwd=folder, env=clean_environment(**environment), stderr=stderr, process_group=0
             )
 
-    def __enter__(self) -> Serving:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -116,10 +116,17 @@ class Serving:
             time.sleep(0.02)
         return [str(match) for match in found]
 
-    @property
-    def url(self) -> str:
-        return self.wait_for(r"headwater serves (\S+) \(pid")[-1]
-
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_S)
+
+
+class Serving(Running):
+    """A `headwater run` process."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        super().__init__(folder, *HEADWATER, "run", *arguments, **environment)
+
+    @property
+    def url(self) -> str:
+        return self.wait_for(r"headwater serves (\S+) \(pid")[-1]

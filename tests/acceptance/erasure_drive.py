@@ -26,7 +26,8 @@ from typing import Any
 import httpx
 import msgspec
 
-from tests.acceptance.erasure_stage import PAUSE_S, Service, VendorProcess, opened, until_answered
+from tests.acceptance.driven_service import PAUSE_S, until_answered
+from tests.acceptance.erasure_stage import Service, VendorProcess, opened
 from tests.runtime.mail_server import MailServer, parts
 
 ANSWER_S = 0.5

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,14 +12,11 @@ from typing import Any
 
 import httpx
 
-from headwater.config import admin_socket
+from tests.acceptance.driven_service import ROOT, DrivenService, free_port, until_answered
 from tests.runtime.mail_server import MailServer
 
-ROOT = Path(__file__).parents[2]
 TOKEN = "token-of-the-vendor"
 CONTACT = "tech@erasure.example"
-START_S = 20.0
-PAUSE_S = 0.05
 RANDOM_KEYS = """
 import uuid
 from apps.erasure.app import app, ask, deletions
@@ -36,28 +29,11 @@ async def start(op):
 """An app that breaks its promise: a start that is repeated is another one for the vendor."""
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-async def until_answered(client: httpx.AsyncClient, path: str) -> None:
-    async with asyncio.timeout(START_S):
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if (await client.get(path)).status_code == 200:
-                    return
-            await asyncio.sleep(PAUSE_S)
-
-
-class Service:
-    """`headwater run` in a folder of its own, on one port however often it is killed."""
+class Service(DrivenService):
+    """The erasure app, with its vendor and its mail server."""
 
     def __init__(self, folder: Path, vendor_url: str, mail_port: int, **settings: str) -> None:
-        self.folder = folder
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.kills = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(folder)
         self._vendor_url = vendor_url
         self._mail_port = mail_port
         self._settings = settings
@@ -65,72 +41,17 @@ class Service:
     def prepare(self, *, random_keys: bool) -> None:
         if random_keys:
             (self.folder / "random_keys.py").write_text(RANDOM_KEYS)
-        app = "random_keys" if random_keys else "apps.erasure.app"
-        (self.folder / "headwater.toml").write_text(
-            f'[default]\napps = ["{app}"]\nport = {self.url.rpartition(":")[2]}\n'
-            '[default.issuers.local]\ndevelopment = true\nroles = ["roles"]\n'
-            f'[default.smtp]\nhost = "127.0.0.1"\nport = {self._mail_port}\nsecurity = "none"\n'
-            'sender = "erasure@erasure.example"\n'
-        )
+        self.configure("random_keys" if random_keys else "apps.erasure.app")
+        with (self.folder / "headwater.toml").open("a") as settings:
+            settings.write(
+                f'[default.smtp]\nhost = "127.0.0.1"\nport = {self._mail_port}\nsecurity = "none"\n'
+                'sender = "erasure@erasure.example"\n'
+            )
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
         given = {"vendor_url": self._vendor_url, "vendor_token": TOKEN, "technical_contact": CONTACT, **self._settings}
-        settings = {f"ERASURE_{name.upper()}": value for name, value in given.items()}
-        return {**kept, **settings, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-
-    def start(self) -> None:
-        with (self.folder / "service.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "headwater.cli", "run"],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-            )
-
-    def kill(self) -> None:
-        """As the kernel does when memory is short."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-            self.kills += 1
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(START_S)
-            except subprocess.TimeoutExpired:
-                self.kill()
-            self._process = None
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "service.log").read_text("utf-8", "replace")
-
-    async def command(self, *arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "headwater.cli", *arguments),
-            cwd=self.folder,
-            env=self.environment,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        output, _ = await process.communicate()
-        if process.returncode != 0:
-            raise RuntimeError(f"headwater {' '.join(arguments)} ended with {process.returncode}")
-        return output.decode()
-
-    async def sql(self, statement: str) -> list[list[Any]]:
-        """The rows of a statement, read by the running service."""
-        path = str(admin_socket(f"sqlite:{self.folder / '.headwater'}"))
-        transport = httpx.AsyncHTTPTransport(uds=path)
-        async with httpx.AsyncClient(transport=transport, base_url="http://admin/v1", timeout=30) as admin:
-            answer = await admin.post("/sql", json={"statement": statement, "limit": 100_000, "seconds": 20})
-            rows: list[list[Any]] = answer.raise_for_status().json()["rows"]
-            return rows
+        return {**super().environment, **{f"ERASURE_{name.upper()}": value for name, value in given.items()}}
 
 
 class VendorProcess:

@@ -155,7 +155,7 @@ def test_the_worker_is_short() -> None:
     assert len((DOCS / "samples/worker.mjs").read_text("utf-8").splitlines()) < 60
 
 
-@pytest.mark.skipif(NODE is None, reason="node is not installed: `apt-get install nodejs`")
+@pytest.mark.needs("node", package="nodejs")
 def test_the_worker_in_node_works_through_a_queue(server: Serving, key: str) -> None:
     assert NODE is not None
     calls = Calls(server, key)

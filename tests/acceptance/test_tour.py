@@ -109,6 +109,8 @@ def test_the_tour_of_the_apps_comes_true(tmp_path: Path) -> None:
     assert re.search(r"SELECT count.* LIKE '%Quibbleworth%'\": 0\n", done.stdout)
     assert re.search(r" 17 +completed +del-000001\n", done.stdout)
     assert re.search(r"tech@erasure\.example  The vendor's answers have changed \(customer 19", done.stdout)
+    assert "GET /gallery/sheets/summer/1.png: 1376 x 560 pixels\n" in done.stdout
+    assert "ann/summer/words.png: it is no GIF, JPEG, PNG or WebP image\n" in done.stdout
     assert "/catalog/docs\n" in done.stdout
     assert "/intake/\n" in done.stdout
     assert "\x1b" not in done.stdout

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any
 
 PATIENCE_S = 20.0
-BINARY = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+BINARY = next((path for name in NAMES if (path := shutil.which(name))), "")
 _LAUNCH = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 )

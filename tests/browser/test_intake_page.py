@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from tests.acceptance.cli_processes import Serving, cli
-from tests.browser.chromium import BINARY, PATIENCE_S, Chromium
+from tests.browser.chromium import NAMES, PATIENCE_S, Chromium
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not BINARY, reason="there is no Chromium on this machine")
+pytestmark = pytest.mark.needs(*NAMES, package="chromium")
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
 RATE = "rate = 10"
 ROLES = ("--role", "data.read", "--role", "data.write")

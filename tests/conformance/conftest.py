@@ -23,12 +23,31 @@ def sqlite(folder: Path) -> MakeEngine:
     return make
 
 
+def postgres_store(url: str) -> MakeEngine:
+    def make(clock: Clock, *, read_only: bool = False) -> Engine:
+        return make_engine(url, clock=clock, read_only=read_only)
+
+    return make
+
+
 ENGINES: dict[str, Callable[[Path], MakeEngine]] = {
     "sqlite": sqlite,
     "remote": shared,
 }
+"""Those with a store in a folder; "postgres" has its own in a schema of a database that the tests share."""
 REQUESTED = os.environ.get("HEADWATER_TEST_ENGINES", ",".join(ENGINES)).split(",")
-SHARED = ("commits", "dead_letters", "deliveries", "fifo", "history", "queries", "queues", "records", "routing")
+SHARED = (
+    "commits",
+    "dead_letters",
+    "deliveries",
+    "fifo",
+    "history",
+    "loads",
+    "queries",
+    "queues",
+    "records",
+    "routing",
+)
 """The modules about what worker processes do with the store, too."""
 
 
@@ -54,7 +73,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def make(engine_name: str, tmp_path: Path) -> MakeEngine:
+def make(engine_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> MakeEngine:
+    if engine_name == "postgres":
+        return postgres_store(request.getfixturevalue("postgres_url"))
     return ENGINES[engine_name](tmp_path)
 
 

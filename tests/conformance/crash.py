@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 
 from headwater.engines.sqlite.engine import SqliteEngine
+from tests.conformance.sharing import SharedEngine
 from tests.conformance.workbench import Store
 
 
 async def crash(store: Store) -> None:
     """Go on with the files as a kill at this moment leaves them: no lease was given back, the board stands."""
-    assert isinstance(store.engine, SqliteEngine)
+    engine = store.engine.owned if isinstance(store.engine, SharedEngine) else store.engine
+    assert isinstance(engine, SqliteEngine)
     await store.barrier()
-    folder = store.engine.folder
+    folder = engine.folder
     image = folder.with_name("killed")
     shutil.copytree(folder, image)
     await store.engine.close()

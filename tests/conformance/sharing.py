@@ -75,6 +75,13 @@ class SharedEngine(RemoteEngine):
     async def expire_messages(self, limit: int) -> int:
         return await self.owned.expire_messages(limit)
 
+    async def expand(self, table: str) -> int:
+        return await self.owned.expand(table)
+
+    async def sweep_loads(self, limit: int) -> int:
+        await self.now_ms()  # comes after what the owner was told
+        return await self.owned.sweep_loads(limit)
+
     async def sweep(self, history_ms: int, limit: int, *, most: int | None = None) -> int:
         return await self.owned.sweep(history_ms, limit, most=most)
 

@@ -30,7 +30,7 @@ async def test_receive_hands_out_each_message_once_in_order(shop: Store) -> None
     second = await shop.engine.receive("shop/jobs", 3)
     assert [data(delivery) for delivery in first + second] == list(range(5))
     assert {delivery.receives for delivery in first + second} == {1}
-    assert len({delivery.fence for delivery in first + second}) == 5
+    assert not {delivery.fence for delivery in first} & {delivery.fence for delivery in second}
     assert await shop.ready("shop/jobs") == []
 
 

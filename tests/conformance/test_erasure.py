@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from headwater.applying import forgetting
 from headwater.catalog import IndexSpec, QueueSpec, RouteSpec, TableSpec
 from headwater.codec import encode_json
 from headwater.engine import Forgotten, Query
-from headwater.engines.sqlite import forgetting
 from headwater.engines.sqlite.engine import SqliteEngine
 from headwater.events import Caller, Envelope, Key
 from headwater.unit import Commit, Failure, Write, new_commit

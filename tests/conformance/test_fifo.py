@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from headwater.catalog import QueueSpec
+from headwater.engine import MANY_GROUPS
 from headwater.unit import new_commit
 from tests.conformance.workbench import Store, data, emit, settle
 
@@ -45,9 +46,9 @@ async def test_one_lease_a_group_in_order(shop: Store) -> None:
 
 async def test_grouped_receive_takes_several_of_a_group_in_order(shop: Store) -> None:
     await send(shop, "a1", "a2", "a3", "b1", "a4")
-    found = await shop.take("shop/fifo", 3, grouped=True)
-    assert [data(delivery) for delivery in found] == ["a1", "a2", "a3"]
-    assert await ready(shop) == ["b1"]
+    found = await shop.take("shop/fifo", 4, grouped=True)
+    assert sorted(data(delivery) for delivery in found) == ["a1", "a2", "a3", "b1"]
+    assert [data(delivery) for delivery in found if delivery.group == "a"] == ["a1", "a2", "a3"]
     await shop.ack(found[0])
     assert await ready(shop) == []
     await shop.ack(*found[1:])
@@ -205,6 +206,7 @@ async def test_a_long_group_delays_no_other(shop: Store, reopened: bool) -> None
         (delivery,) = await shop.take("shop/fifo")
         seen.append(data(delivery))
         await shop.ack(delivery)
+        await shop.advance(0.001)
     assert {"b1", "c1", "b2"} <= set(seen)
     assert [item for item in seen if item[0] == "a"] == [f"a{n}" for n in range(7)]
 
@@ -259,3 +261,52 @@ async def test_order_and_exclusion_under_retries_expiry_and_crowding(shop: Store
     for item in await shop.drain("shop/fifo"):
         done[item[0]].append(item)
     assert done == sent
+
+
+async def groups(shop: Store) -> int | None:
+    return (await shop.stats("shop/fifo")).groups
+
+
+async def test_ready_and_leased_groups_are_counted(shop: Store) -> None:
+    assert await groups(shop) == 0
+    await send(shop, "a1", "a2", "b1", "a3", "c1", "b2")
+    await send(shop, "d1", delay_ms=2_000)
+    assert await groups(shop) == 3
+    held = await shop.take("shop/fifo", 2)
+    assert await groups(shop) == 3
+    await shop.commit(settles=[settle(held[0], outcome="retry", ready_ms=await shop.engine.now_ms() + 1_500)])
+    assert await groups(shop) == 2
+    await shop.ack(held[1])
+    assert await groups(shop) == 2
+    await shop.advance(1.5)
+    assert await groups(shop) == 3
+    await shop.advance(0.5)
+    assert await groups(shop) == 4
+    await shop.engine.purge("shop/fifo")
+    assert await groups(shop) == 0
+
+
+async def test_several_leases_of_a_group_are_one_group(shop: Store) -> None:
+    await send(shop, "a1", "a2", "b1")
+    assert len(await shop.take("shop/fifo", 2, grouped=True)) == 2
+    assert await groups(shop) == 2
+
+
+async def test_groups_behind_a_long_one_are_counted_after_a_start_too(shop: Store) -> None:
+    await send(shop, *(f"a{n}" for n in range(2_000)), "b1", "c1")
+    assert await groups(shop) == 3
+    await shop.reopen()
+    assert await groups(shop) == 3
+
+
+async def test_many_groups_are_many(shop: Store) -> None:
+    commit = new_commit()
+    for n in range(2 * MANY_GROUPS):
+        emit(commit, "shop/fifo", str(n), queue="shop/fifo", group=str(n))
+    await shop.engine.commit(commit)
+    assert (await groups(shop) or 0) >= MANY_GROUPS
+
+
+async def test_a_queue_without_groups_has_none(store: Store) -> None:
+    shop = await store.open(QueueSpec(name="shop/plain"))
+    assert (await shop.stats("shop/plain")).groups is None

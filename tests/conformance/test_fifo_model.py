@@ -110,12 +110,16 @@ class Model:
             self.late.append(self.held.pop(group))
 
     async def reopen(self) -> None:
+        """What was held is given back uncounted. Where leases live in memory, those that ran out are not counted."""
+        for group in self.held:
+            self.waiting[group][0].receives -= 1
         self.late += self.held.values()
         self.held.clear()
         await self.shop.reopen()
-        for queue in self.waiting.values():
-            for message in queue:
-                message.receives = message.counted
+        if self.shop.engine.features.single_process:
+            for queue in self.waiting.values():
+                for message in queue:
+                    message.receives = message.counted
 
     async def try_late(self) -> None:
         for delivery in self.late:

@@ -77,6 +77,14 @@ def image(body: bytes | None) -> Any:
     return None if body is None else decode_json(body)
 
 
+async def at_rest(engine: Engine) -> None:
+    """What the engine does beside its commits, such as asking a database for messages, is done."""
+    while tasks := getattr(engine, "_tasks", set()) - {getattr(engine, "_listener", None)}:
+        await asyncio.wait(tasks)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
 class Store:
     def __init__(self, make: MakeEngine) -> None:
         self.make = make
@@ -195,6 +203,7 @@ class Store:
         await asyncio.wait_for(self.engine.commit(new_commit()), PATIENCE_S)
         for _ in range(3):
             await asyncio.sleep(0)
+        await asyncio.wait_for(at_rest(self.engine), PATIENCE_S)
 
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)

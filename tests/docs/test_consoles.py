@@ -182,7 +182,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
         opened.interrupt()
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the pages use curl")
+@pytest.mark.needs("curl", package="curl")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_print_what_the_page_shows(page: Path, terminal: Terminal) -> None:
     if page.name == "README.md":

@@ -9,10 +9,10 @@ import asyncio
 import sys
 from pathlib import Path
 
+from headwater.applying import forgetting
 from headwater.catalog import Catalog, IndexSpec, TableSpec
 from headwater.clock import SystemClock
 from headwater.codec import decode_json, encode_json
-from headwater.engines.sqlite import forgetting
 from headwater.engines.sqlite.engine import SqliteEngine
 from headwater.erasures import ERASURES, FORGETTINGS, Erasure, Forgetting, Target, erase
 from headwater.graph import build_graph

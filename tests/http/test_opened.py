@@ -12,11 +12,14 @@ from pydantic import BaseModel
 
 from headwater import App, DeclarationError, Event, anyone, require
 from headwater.http.limits import Limits
+from headwater.metrics import series
 from headwater.pytest_plugin import StartHarness
 from headwater.testing import Harness
+from headwater.tracing import Span
 from headwater.unit import new_commit
 from tests.http.raw import Exchange
 
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 ANN = {"sub": "ann", "roles": ["work"]}
 
 
@@ -219,7 +222,7 @@ async def test_receipts_cannot_be_made_nor_used_elsewhere(h: Harness) -> None:
     receipt = delivery["receipt"]
     raw = base64.urlsafe_b64decode(receipt + "=" * (-len(receipt) % 4))
     forged = [base64.urlsafe_b64encode(raw[:n] + bytes([raw[n] ^ 1]) + raw[n + 1 :]).decode() for n in range(len(raw))]
-    worthless = ["", "x", "é", "=", receipt[:-2], f"{receipt}AA", receipt + "A" * 400, *forged]
+    worthless = ["", "x", "é", "=", receipt[:-2], f"{receipt}AA", receipt + "A" * 300, *forged]
     answer = await worker.post("results", {"results": [{"receipt": text, "outcome": "ack"} for text in worthless]})
     assert {item["status"] for item in answer.json()["results"]} == {422}
     assert await Worker(h, "/ordered").ack(delivery) == [422]
@@ -442,3 +445,69 @@ def test_what_cannot_be_opened() -> None:
     app.ingest(more, "/jobs/receive", auth=require())
     with pytest.raises(DeclarationError, match="declared already"):
         app.open(jobs, "/jobs", auth=require())
+
+
+async def spans_of(h: Harness, trace: str = TRACE) -> list[Span]:
+    return await h.supervisor.tracer.of(trace, 100)
+
+
+async def attempts(h: Harness) -> tuple[float, float, list[float]]:
+    """(how many ended, how many of them failed, how long they ran), as metrics tell of the queue."""
+    totals = await h.supervisor.monitor.totals()
+    kinds = ("attempts", "failures")
+    ended, failed = (totals.counters[series(f"handler_{kind}_total", queue="shop/jobs")] for kind in kinds)
+    durations = totals.histograms[series("handler_duration_seconds", queue="shop/jobs")]
+    return ended, failed, [durations.count, durations.total]
+
+
+async def test_attempts_are_counted_as_those_of_handlers(h: Harness) -> None:
+    assert await attempts(h) == (0, 0, [0, 0.0])
+    await send(h, 1, 2, 3, 4)
+    worker = Worker(h)
+    one, two, three, four = await worker.receive()
+    await advance(h, seconds=5)
+    await worker.ack(one)
+    await worker.settle(result(two, "retry", after="1d"), result(three, "discard"), result(four, "dead"))
+    assert await attempts(h) == (4, 2, [4, 20.0])
+    assert await worker.ack(one) == [409]
+    assert await attempts(h) == (4, 2, [4, 20.0])
+
+
+async def test_a_message_buried_for_want_of_results_counts_as_failed(h: Harness) -> None:
+    await send(h, 1)
+    for _ in range(4):
+        await Worker(h).receive()
+        await advance(h, seconds=30)
+    assert await attempts(h) == (1, 1, [0, 0.0])
+
+
+async def test_an_attempt_is_a_span_that_calls_of_the_consumer_hang_below() -> None:
+    app = shop()
+    app.ingest(app.queues["shop/jobs"], "/sent", auth=require("work"))
+    async with Harness(app) as h:
+        worker = Worker(h)
+        sampled = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+        await worker.client.post("/sent", json={"n": 1}, headers=sampled)
+        (first,) = await worker.receive()
+        await advance(h, seconds=2)
+        await worker.settle(result(first, "retry", after="1s", reason="busy"))
+        await advance(h, seconds=1)
+        (second,) = await worker.receive()
+        await worker.client.post("/ordered/receive", json={"wait": 0}, headers={"traceparent": second["traceparent"]})
+        await worker.ack(second)
+        sent, failed, done, call = await spans_of(h)
+        assert (failed.kind, failed.name, failed.app, failed.parent) == ("attempt", "jobs", "shop", sent.id)
+        assert (failed.of, failed.attempt, failed.duration_us) == (first["idempotency_key"], 1, 2_000_000)
+        assert (failed.outcome, failed.error) == ("failed", "Retry: busy")
+        assert (done.kind, done.outcome, done.attempt, done.error) == ("attempt", "ok", 2, "")
+        assert second["traceparent"] == f"00-{TRACE}-{done.id}-01"
+        assert (call.kind, call.parent) == ("request", done.id)
+
+
+async def test_of_a_trace_that_is_not_kept_failures_are_spans(h: Harness) -> None:
+    await send(h, 1, 2, 3)
+    one, two, three = await Worker(h).receive()
+    await Worker(h).settle(result(one, "ack"), result(two, "discard"), result(three, "dead", reason="no such album"))
+    traces = [delivery["traceparent"].split("-")[1] for delivery in (one, two, three)]
+    found = [span for trace in traces for span in await spans_of(h, trace)]
+    assert [(span.of, span.error) for span in found] == [(three["idempotency_key"], "Undeliverable: no such album")]

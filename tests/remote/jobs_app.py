@@ -13,6 +13,8 @@ from headwater import App, Event, wait
 
 CODE = "old"
 if "worker" in sys.argv and Path("broken").exists():
+    if Path("broken").read_text("utf-8") == "abort":
+        os.abort()
     raise RuntimeError("this code cannot be imported")
 
 app = App("jobs")
@@ -34,12 +36,30 @@ def job(event: Event[dict[str, Any]]) -> None:
     elif todo == "allocate":
         resource.setrlimit(resource.RLIMIT_AS, (2**31, resource.RLIM_INFINITY))
         bytearray(2**31)
+    elif todo == "hoard":
+        use_up_memory()
+    elif todo == "hold":
+        ctypes.PyDLL(None).sleep(3)
     elif todo == "crash":
         ctypes.string_at(0)
     elif todo.startswith("sleep"):
         time.sleep(float(todo.removeprefix("sleep")))
     row = {"id": event.data["id"], "attempt": event.attempt, "pid": os.getpid(), "code": CODE}
     wait(done.put({**row, "http": "fastapi" in sys.modules}))
+
+
+def use_up_memory() -> None:
+    """Until nobody in this process gets any more, for a while."""
+    resource.setrlimit(resource.RLIMIT_AS, (2**31, resource.RLIM_INFINITY))
+    hoard: list[bytearray] = []
+    for size in (2**24, 2**16, 2**10, 2**6):
+        try:
+            while True:
+                hoard.append(bytearray(size))
+        except MemoryError:
+            continue
+    time.sleep(1.5)
+    raise MemoryError(f"{len(hoard)} pieces")
 
 
 bounded = app.queue("bounded", dict, backoff="50ms")

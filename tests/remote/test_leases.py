@@ -184,4 +184,4 @@ async def test_what_is_held_at_the_end_of_a_drain_goes_back_uncounted(store: Sha
 async def test_what_only_the_owner_does_is_refused(store: Shared) -> None:
     async with worker(store) as other:
         with pytest.raises(DeclarationError, match="a worker process cannot"):
-            await other.begin_load(TABLE, "all")
+            await other.peek(QUEUE, 1)

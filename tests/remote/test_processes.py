@@ -99,6 +99,30 @@ def test_out_of_memory_is_a_failed_attempt(served: Serving) -> None:
     assert "MemoryError" in served.stderr
 
 
+def test_a_worker_without_any_memory_left_costs_one_redelivery(served: Serving) -> None:
+    """Its event loop, too, gets none while the handler has it all."""
+    send(served.folder, "hoarder", **{"1": "hoard"})
+    assert until(lambda: rows(served.folder).get("hoarder"))["attempt"] == 2
+    assert attempts(served.folder, "hoarder") == [1, 2]
+    cli(served.folder, "queue", "pause", "jobs/work").ok()
+    for heir in ("heir1", "heir2"):
+        send(served.folder, heir, always="sleep2")
+    cli(served.folder, "queue", "resume", "jobs/work").ok()
+    until(lambda: rows(served.folder).keys() >= {"heir1", "heir2"})
+    heirs = {line[2] for line in begun(served.folder) if "heir" in line[0]}
+    assert len(heirs) == 2, "another worker has taken its place"
+
+
+def test_a_worker_that_hangs_beyond_its_lease_has_no_effect_when_it_goes_on(served: Serving) -> None:
+    """Code that keeps the interpreter's lock keeps the worker from extending its leases."""
+    send(served.folder, "hanging", **{"1": "hold"})
+    refused = served.stderr.count("an attempt has no effect")
+    row = until(lambda: rows(served.folder).get("hanging"))
+    assert (row["attempt"], attempts(served.folder, "hanging")) == (2, [1, 2])
+    until(lambda: served.stderr.count("an attempt has no effect") > refused)
+    assert rows(served.folder)["hanging"] == row
+
+
 def test_a_stopped_worker_loses_its_lease_and_its_late_commit(served: Serving) -> None:
     send(served.folder, "late", **{"1": "stop"})
     row = until(lambda: rows(served.folder).get("late"))
@@ -152,12 +176,13 @@ def test_a_worker_waits_for_its_server_and_can_be_stopped_meanwhile(tmp_path: Pa
         process.wait()
 
 
-def test_code_that_cannot_be_imported_is_tried_again_with_pauses(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "told"), [("raise", "this code cannot be imported"), ("abort", "code=-6")])
+def test_code_that_cannot_be_imported_is_tried_again_with_pauses(tmp_path: Path, how: str, told: str) -> None:
     folder = make_jobs(tmp_path)
-    (folder / "broken").touch()
+    (folder / "broken").write_text(how, "utf-8")
     with Serving(folder) as server:
         server.wait_for("another one is started", 2)
-        assert "this code cannot be imported" in server.stderr
+        assert told in server.stderr
         cli(folder, "send", "jobs/quick", '{"id": "home"}').ok()
         assert until(lambda: rows(folder).get("home")), "the server goes on"
         send(folder, "patient")

@@ -35,7 +35,7 @@ async def test_there_must_be_something_to_run(tmp_path: Path) -> None:
 
 async def test_what_belongs_to_the_server_is_refused(tmp_path: Path) -> None:
     worker = make_worker(tmp_path, make_app(run_in="process"), "shop/work")
-    for name in ("presigner", "access", "webhooks", "pulls"):
+    for name in ("access", "pulls"):
         with pytest.raises(DeclarationError, match="a worker process does not"):
             getattr(worker, name)
 

@@ -79,6 +79,40 @@ async def test_the_doorbell_leaves_the_order_of_a_group(harness: StartHarness) -
         assert yard.attempts == [(f"{round}{number}", 1) for round in range(3) for number in range(3)]
 
 
+async def test_a_backlog_in_few_groups_has_as_many_workers_as_groups(harness: StartHarness) -> None:
+    h = await shop(harness, fifo=True)
+    async with started(h) as yard:
+        async with h.apps[0].transaction():
+            for number in range(80):
+                await yard.jobs.send(Job(id=str(number), n=1), group="ab"[number % 2])
+        await yard.settle()
+        await yard.pass_time(30)
+        assert yard.fleet.told == [0, 2]
+        assert len(yard.attempts) >= 50
+        assert (await decisions(h))[0].reason == "80 messages, 10 a worker, in 2 groups"
+        async with h.apps[0].transaction():
+            for number in range(80, 100):
+                await yard.jobs.send(Job(id=str(number), n=1), group=str(number))
+        await yard.pass_time(2)
+        assert yard.fleet.told == [0, 2, 4]
+
+
+async def test_a_group_in_back_off_has_no_worker(harness: StartHarness) -> None:
+    h = await shop(harness, fifo=True, max_receives=500, backoff="1h")
+    async with started(h) as yard:
+        async with h.apps[0].transaction():
+            for number in range(50):
+                await yard.jobs.send(Job(id=str(number), n=-1), group="a")
+        await yard.settle()
+        await yard.pass_time(60)
+        assert len(yard.attempts) == 1
+        assert yard.fleet.told == [0, 1, 0]
+        assert (await decisions(h))[-1].reason == "49 messages, none of a group that is ready"
+        while len(yard.attempts) == 1:
+            await yard.pass_time(300)
+        assert yard.fleet.told[:4] == [0, 1, 0, 1]
+
+
 async def test_a_queue_at_zero_costs_nothing(harness: StartHarness) -> None:
     h = await shop(harness)
     async with started(h) as yard:

@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from headwater import App, Event, Modified, Queue, Removed, Table, anyone
+from headwater.applying import forgetting
 from headwater.engine import Question
-from headwater.engines.sqlite import forgetting
 from headwater.erasures import Erasure, erasure_of
 from headwater.errors import InvalidValue
 from headwater.mail import Mail

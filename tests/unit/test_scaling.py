@@ -66,6 +66,30 @@ def test_as_many_as_handle_what_waits_within_the_target(observation: Observation
     assert wanted(BY_AGE, observation).number == number
 
 
+@pytest.mark.parametrize(
+    ("observation", "number", "reason"),
+    [
+        (seen(500, groups=3), 3, "500 messages, 10 a worker, in 3 groups"),
+        (seen(500, groups=1), 1, "500 messages, 10 a worker, in 1 group"),
+        (seen(25, groups=3), 3, "25 messages, 10 a worker"),
+        (seen(500, groups=100), 8, "500 messages, 10 a worker, of 8 at most"),
+        (seen(500, groups=0), 0, "500 messages, none of a group that is ready"),
+        (seen(500, groups=0, busy=2), 2, "2 workers busy"),
+        (seen(500, groups=5, failing=True, running=2), 2, "attempts fail, and none succeeds"),
+        (seen(4, groups=0, retrying=4), 0, "4 messages, none of a group that is ready"),
+    ],
+)
+def test_no_more_workers_than_groups_that_are_ready(observation: Observation, number: int, reason: str) -> None:
+    decision = wanted(BY_DEPTH, observation)
+    assert (decision.number, decision.reason) == (number, reason)
+
+
+def test_groups_bound_the_steps_by_age_too() -> None:
+    late = seen(500, oldest_age_ms=31_000, running=2, groups=3)
+    assert wanted(BY_AGE, late).number == 3
+    assert wanted(BY_AGE, seen(101, job_s=0.3, running=1, groups=1)).number == 1
+
+
 def test_the_decision_tells_why() -> None:
     assert wanted(BY_DEPTH, seen(25)).reason == "25 messages, 10 a worker"
     assert wanted(BY_DEPTH, seen(500)).reason == "500 messages, 10 a worker, of 8 at most"

@@ -117,6 +117,7 @@ class Batch:
         self.head.time_ms = now_ms
         self.records: dict[Slot, Stored | None] = {}
         self.claims: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self.wanted_claims: set[tuple[str, str]] = set()
         self.dead_letters: dict[int, Letter] = {}
         self.pending: Pending | None = None
         """Only while a load is flipped."""
@@ -126,10 +127,26 @@ class Batch:
         self.events: list[NewEvent] = []
         self.fresh: dict[int, list[Entry]] = {}
         self.settled: dict[tuple[int, int], tuple[Lease, Settle]] = {}
+        self.fenced: list[Settle] = []
         self.attempts: list[Attempt] = []
         self.buried: list[Buried] = []
         self.redriven: dict[int, int] = {}
         self.redactions: list[Redaction] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (
+            self.events
+            or self.dirty
+            or self.settled
+            or self.fenced
+            or self.new_claims
+            or self.buried
+            or self.redriven
+            or self.redactions
+            or (self.pending and (self.pending.flipped or self.pending.moved))
+        )
 
     def apply(self, commit: Commit) -> Committed | HeadwaterError:
         """Adopt the commit into the batch, or return why it is refused."""
@@ -401,6 +418,7 @@ class Batch:
 
     def _adopt_settle(self, settle: Settle) -> None:
         if settle.outcome == "fence":
+            self.fenced.append(settle)
             return
         number = self.state.ids[settle.queue]
         place = (number, settle.position)

@@ -44,7 +44,8 @@ def tour(once: bool) -> int:
     from headwater.runtime.server import Server
     from headwater.runtime.supervisor import single
 
-    configure_logs(lowest="critical")  # its failures are on purpose, and it tells of them itself
+    os.environ.setdefault("HEADWATER_LOG_LEVEL", "critical")  # its failures are on purpose; for worker processes, too
+    configure_logs()
     folder = find_folder(Path.cwd())
     config = tour_config(folder)
     clear_store(config.store, folder / STORE)

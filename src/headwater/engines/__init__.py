@@ -10,7 +10,7 @@ from headwater.engine import Counted, Engine
 from headwater.errors import DeclarationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from headwater.engines.remote.engine import Check, RemoteEngine
     from headwater.engines.remote.owner import Owner
@@ -19,14 +19,25 @@ DEFAULT_STORE = "sqlite:.headwater"
 
 
 def make_engine(url: str, *, clock: Clock | None = None, read_only: bool = False) -> Engine:
-    """The engine of a store's URL, not yet opened: "sqlite:DIRECTORY" (relative, or absolute with a leading /)."""
+    """The engine of a store's URL, not yet opened.
+
+    "sqlite:DIRECTORY" (relative, or absolute with a leading /), or "postgresql://USER@HOST:PORT/DATABASE?schema=NAME".
+    """
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite" and rest:
         from headwater.engines.sqlite.engine import SqliteEngine
 
         folder = Path(rest.removeprefix("//"))
         return SqliteEngine(folder, clock=clock or SystemClock(), read_only=read_only)
-    raise DeclarationError(f"no engine for the store {url!r}", operation="open", hint='write it as "sqlite:DIRECTORY"')
+    if scheme in ("postgresql", "postgres"):
+        from headwater.engines.postgres.engine import PostgresEngine
+
+        return PostgresEngine(url, clock=clock or SystemClock(), read_only=read_only)
+    raise DeclarationError(
+        f"no engine for the store {url!r}",
+        operation="open",
+        hint='write it as "sqlite:DIRECTORY" or "postgresql://HOST/DATABASE"',
+    )
 
 
 async def open_engine(url: str, *, clock: Clock | None = None, read_only: bool = False) -> Engine:
@@ -43,8 +54,13 @@ def remote_engine(path: Path, *, clock: Clock, check: Check, trusted: int | None
     return RemoteEngine(path, clock=clock, check=check, trusted=trusted)
 
 
-def share_engine(engine: Engine, *, address: str = "", report: Callable[[Counted], None]) -> Owner:
+def share_engine(
+    engine: Engine,
+    *,
+    report: Callable[[Counted], None],
+    hold: Callable[[object, Sequence[str]], None] = lambda *_: None,
+) -> Owner:
     """Let worker processes use an engine that is open here (`engines.remote.owner.Owner`)."""
     from headwater.engines.remote.owner import Owner
 
-    return Owner(engine, address=address, report=report)
+    return Owner(engine, report=report, hold=hold)

@@ -22,7 +22,7 @@ from headwater.http.context import KEY
 from headwater.http.declarations import Opening
 from headwater.http.direct import JSON, DirectRoute, invalid, located, media_type, read_body, send_json, unsupported
 from headwater.http.schemas import ModelSchema
-from headwater.tracing import span_of, write_traceparent
+from headwater.tracing import write_traceparent
 from headwater.webhooks import cloud_event
 
 MAX_WAIT_S = 20.0
@@ -90,8 +90,11 @@ class AllAnswered(msgspec.Struct):
 
 
 class Pulled(msgspec.Struct, frozen=True):
+    """`span` is that of the attempt that begins with it."""
+
     delivery: Delivery
     receipt: str
+    span: str
 
 
 class Pulling(Protocol):
@@ -169,7 +172,7 @@ def _handed(pulled: Pulled, *, sampled: bool) -> Handed:
         receipt=pulled.receipt,
         idempotency_key=delivery.message_id,
         receives=delivery.receives,
-        traceparent=write_traceparent(event.trace, span_of(event.id), sampled=sampled),
+        traceparent=write_traceparent(event.trace, pulled.span, sampled=sampled),
         event=msgspec.Raw(cloud_event(event)),
         group=delivery.group,
         attributes=event.attributes,

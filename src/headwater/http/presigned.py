@@ -141,7 +141,11 @@ class Presigner:
     def __init__(self, derive: Callable[[bool], bytes], clock: Clock, public_url: str = "") -> None:
         self._derive = derive
         self._clock = clock
-        self._public_url = public_url.rstrip("/")
+        self.public_url = public_url.rstrip("/")
+
+    def secret(self) -> bytes:
+        """For a worker, which signs as this server does; made when there is none yet."""
+        return self._derive(True)
 
     def presign(
         self,
@@ -173,7 +177,7 @@ class Presigner:
         )
         check_grant(grant)
         query = write_query(grant, self._derive(True))
-        return f"{self._public_url}/{bucket.app.name}{path}/{quote(key, safe='')}?{query}"
+        return f"{self.public_url}/{bucket.app.name}{path}/{quote(key, safe='')}?{query}"
 
     def read(self, query: bytes, method: str, bucket: str, key: str) -> Grant:
         """What a request's URL is signed for; raises `Forbidden`."""

@@ -10,7 +10,6 @@ from headwater.catalog import QueueSpec
 from headwater.clock import Clock
 from headwater.errors import Conflict, Discard
 from headwater.events import Delivery
-from headwater.handlers import HandlerSpec
 from headwater.tracing import Outcome, Span, Tracer, new_span, parent_of, told
 from headwater.unit import Committed, Settle
 from headwater.work import UnitOfWork
@@ -38,14 +37,14 @@ class Running:
 
 
 class AttemptSpans:
-    """For the attempts of one handler."""
+    """For the attempts of one handler, or of consumers over HTTP."""
 
-    def __init__(self, tracer: Tracer, clock: Clock, spec: HandlerSpec, policy: QueueSpec) -> None:
+    def __init__(self, tracer: Tracer, clock: Clock, name: str, policy: QueueSpec) -> None:
         self.samples = tracer.samples
         self._tracer = tracer
         self._clock = clock
-        self._name = spec.name
-        self._app = spec.queue.partition("/")[0]
+        self._name = name
+        self._app = policy.name.partition("/")[0]
         self._maximum = policy.max_receives
 
     def begin(self, unit: UnitOfWork) -> Running | None:
@@ -68,8 +67,20 @@ class AttemptSpans:
             span = self._span(delivery, new_span(), 1)
             span.outcome, span.error = "failed", told(error)
             lasted_ms = ended.failure.ended_ms - ended.failure.started_ms if ended.failure else 0
-            self._tracer.record(span, self._tracer.now() - lasted_ms / 1000)
+            self._record(span, lasted_ms)
         self.log_end(delivery, ended)
+
+    def end(self, delivery: Delivery, id: str, lasted_ms: int, error: Exception | None, ended: Settle) -> None:
+        """An attempt has ended elsewhere, and is settled so; `id` is its span's."""
+        if self.samples(delivery.event.trace) or not (error is None or isinstance(error, Discard)):
+            span = self._span(delivery, id, 1)
+            if error is not None:
+                span.outcome, span.error = _outcome(error), told(error)
+            self._record(span, lasted_ms)
+        self.log_end(delivery, ended)
+
+    def _record(self, span: Span, lasted_ms: int) -> None:
+        self._tracer.record(span, self._tracer.now() - lasted_ms / 1000)
 
     def refuse(self, delivery: Delivery, error: BaseException, ended: Settle) -> None:
         """The commit of an attempt was refused: where its trace is sampled, its span has ended with that."""

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from headwater.clock import Clock
-from headwater.engine import Engine, Query, QueueStats
+from headwater.engine import MANY_GROUPS, Engine, Query, QueueStats
 from headwater.errors import HeadwaterError, StoreError
 from headwater.graph import Graph
 from headwater.handlers import HandlerSpec
@@ -183,6 +183,7 @@ class Autoscaler:
             job_s=flow.job_s,
             failing=flow.failing,
             paused=stats.paused,
+            groups=None if stats.groups is None or stats.groups >= MANY_GROUPS else stats.groups,
         )
 
     async def _retrying(self, queue: str, backlog: int) -> int:

@@ -70,7 +70,7 @@ class Executor:
         acks: Acks,
         tracer: Tracer,
     ) -> None:
-        self._spans = AttemptSpans(tracer, clock, spec, policy)
+        self._spans = AttemptSpans(tracer, clock, spec.name, policy)
         self._acks = acks
         self._engine = engine
         self._clock = clock

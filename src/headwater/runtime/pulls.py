@@ -4,14 +4,14 @@ A receive leases messages like a consumer in the process does, but nobody watche
 settled nor extended within the queue's visibility is redelivered, that receive counted. A message whose receives are
 used up that way is a dead letter instead. Results are one commit, in which each item stands for itself: one whose
 lease has passed on is skipped and named. A server that drains hands out nothing more, and takes results to the end.
+An attempt is what lies between a receive and its result: counted, and a span, like a handler's.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-import structlog
+from typing import NamedTuple
 
 from headwater.catalog import QueueSpec
 from headwater.clock import Clock
@@ -28,15 +28,19 @@ from headwater.errors import (
 )
 from headwater.events import Caller, Delivery
 from headwater.http.opened import MAX_HELD_MS, Pulled, Result
+from headwater.runtime.attempt_spans import AttemptSpans
 from headwater.runtime.attempts import settle, settle_failed
 from headwater.runtime.receipts import Lease, Receipts
+from headwater.runtime.tally import Tally
+from headwater.tracing import Tracer
 from headwater.unit import Commit, Settle
-
-log = structlog.get_logger("headwater.pulls")
 
 
 class Pulls:
-    """`most_waiting` bounds the receives that wait at the same time: each occupies a request."""
+    """Serves the queues of `policies`; `tallies` has what it counts of them.
+
+    `most_waiting` bounds the receives that wait at the same time: each occupies a request.
+    """
 
     def __init__(
         self,
@@ -46,10 +50,15 @@ class Pulls:
         derive: Callable[[], bytes],
         *,
         most_waiting: int,
+        tracer: Tracer,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._policies = policies
+        self._spans = {
+            queue: AttemptSpans(tracer, clock, queue.partition("/")[2], policy) for queue, policy in policies.items()
+        }
+        self.tallies = {queue: Tally() for queue in policies}
         self._receipts = Receipts(derive)
         self._most_waiting = most_waiting
         self._waiting: set[asyncio.Future[None]] = set()
@@ -90,8 +99,8 @@ class Pulls:
             if timer is not None:
                 timer.cancel()
         until_ms = self._clock.wall_ms() + MAX_HELD_MS
-        leases = [(x, Lease(x.position, x.fence, x.receives, until_ms)) for x in deliveries]
-        return [Pulled(x, self._receipts.make(lease, queue, caller)) for x, lease in leases]
+        leases = [(delivery, Lease.of(delivery, until_ms)) for delivery in deliveries]
+        return [Pulled(delivery, self._receipts.make(lease, queue, caller), lease.span) for delivery, lease in leases]
 
     async def _lease(
         self, queue: str, most: int, end: asyncio.Future[None], leaving: asyncio.Future[object]
@@ -120,23 +129,36 @@ class Pulls:
         reason = f"received {maximum} times without a result"
         buried = [settle(delivery, "bury", reason) for delivery in overdue]
         await self._commit(buried)
+        self.tallies[queue].stats.failed += len(overdue)
         for delivery, ended in zip(overdue, buried, strict=True):
-            _log_end(ended, delivery.receives, maximum)
+            self._spans[queue].log_end(delivery, ended)
         return [delivery for delivery in deliveries if delivery not in overdue]
 
     async def settle(self, queue: str, caller: Caller, results: Sequence[Result]) -> Sequence[HeadwaterError | None]:
         """See `Pulling`. Raises what a commit raises; nothing was settled then."""
         answers, leases = self._read(queue, caller, [result.receipt for result in results])
         policy, now_ms = self._policies[queue], await self._engine.now_ms()
-        settles = {
-            n: _settled(lease.delivery(queue), results[n], policy, lease.until_ms - MAX_HELD_MS, now_ms)
+        attempts = {
+            n: _Attempt(lease.delivery(queue), lease.span, lease.until_ms - MAX_HELD_MS, now_ms, _error(results[n]))
             for n, lease in leases.items()
         }
+        settles = {n: attempt.settled(policy) for n, attempt in attempts.items()}
         await self._applied(queue, answers, settles)
-        for n, ended in settles.items():
+        for n, attempt in attempts.items():
             if answers[n] is None:
-                _log_end(ended, leases[n].receives, policy.max_receives)
+                self._count(attempt, settles[n])
         return answers
+
+    def _count(self, attempt: _Attempt, ended: Settle) -> None:
+        """The attempt has ended so."""
+        delivery, lasted_ms = attempt.delivery, max(attempt.ended_ms - attempt.began_ms, 0)
+        tally = self.tallies[delivery.queue]
+        if ended.outcome in ("retry", "bury"):
+            tally.stats.failed += 1
+        else:
+            tally.stats.handled += 1
+        tally.durations.observe(lasted_ms / 1000)
+        self._spans[delivery.queue].end(delivery, attempt.span, lasted_ms, attempt.error, ended)
 
     async def extend(self, queue: str, caller: Caller, receipts: Sequence[str]) -> Sequence[HeadwaterError | None]:
         """See `Pulling`. Whether a lease holds is asked after its extension: from then on it cannot expire."""
@@ -181,28 +203,32 @@ class Pulls:
         return (await self._engine.commit(Commit(id="", settles=settles, tolerant=True))).lost
 
 
-def _settled(delivery: Delivery, result: Result, policy: QueueSpec, started_ms: int, now_ms: int) -> Settle:
-    """How a delivery ends; a retry after the last receive is a dead letter."""
+class _Attempt(NamedTuple):
+    """What a consumer says of a delivery: `error` is why it failed."""
+
+    delivery: Delivery
+    span: str
+    began_ms: int
+    ended_ms: int
+    error: Exception | None
+
+    def settled(self, policy: QueueSpec) -> Settle:
+        """How the delivery ends; a retry after the last receive is a dead letter."""
+        if self.error is None:
+            return settle(self.delivery)
+        return settle_failed(self.delivery, self.error, policy, self.began_ms, self.ended_ms)
+
+
+def _error(result: Result) -> Exception | None:
     match result.outcome:
         case "ack":
-            return settle(delivery)
+            return None
         case "discard":
-            error: Exception = Discard(result.reason)
+            return Discard(result.reason)
         case "dead":
-            error = Undeliverable(result.reason or "its consumer gave it up")
+            return Undeliverable(result.reason or "its consumer gave it up")
         case "retry":
-            error = Retry(result.after, result.reason or "retry requested")
-    return settle_failed(delivery, error, policy, started_ms, now_ms)
-
-
-def _log_end(ended: Settle, receives: int, maximum: int) -> None:
-    """A line for an attempt that failed or a message that is given up, as for handlers."""
-    facts = {"queue": ended.queue, "position": ended.position, "receives": receives, "max_receives": maximum}
-    error = ended.reason.partition("\n")[0]
-    if ended.outcome == "bury":
-        log.error("a message is a dead letter", error=error, **facts)
-    elif ended.outcome == "retry":
-        log.warning("an attempt failed", error=error, **facts)
+            return Retry(result.after, result.reason or "retry requested")
 
 
 def _refused(kind: type[HeadwaterError], message: str, queue: str) -> HeadwaterError:

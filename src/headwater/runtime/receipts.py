@@ -1,8 +1,8 @@
 """Receipts: what a consumer over HTTP shows to settle or extend a delivery.
 
-A receipt is its lease (position, fencing token, receive count, and until when the delivery can be held at the most)
-and an HMAC over it, the queue and the caller it was given to, under a key derived from the server's secret key. So
-nobody can make one, use it for another queue, or use another caller's.
+A receipt is its lease (position, fencing token, receive count, until when the delivery can be held at the most, and
+what its span is to say), and an HMAC over it, the queue and the caller it was given to, under a key derived from the
+server's secret key. So nobody can make one, use it for another queue, or use another caller's.
 """
 
 from __future__ import annotations
@@ -16,23 +16,37 @@ from collections.abc import Callable
 import msgspec
 
 from headwater.events import Caller, Delivery, Envelope
+from headwater.tracing import new_span
 
 _MAC = 16
-_NO_EVENT = Envelope(id="", source="", type="")
 _encode = msgspec.msgpack.encode
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True):
-    """What a receipt says; `until_ms` bounds how long it is good, however often the lease is extended."""
+    """What a receipt says; `until_ms` bounds how long it is good, however often the lease is extended.
+
+    `event`, `trace` and `caused` (by a request or a handler) are of the delivery's event, `span` is the attempt's.
+    """
 
     position: int
     fence: int
     receives: int
     until_ms: int
+    event: str
+    trace: str
+    caused: bool
+    span: str
+
+    @classmethod
+    def of(cls, delivery: Delivery, until_ms: int) -> Lease:
+        event = delivery.event
+        told = (event.id, event.trace, event.cause is not None, new_span())
+        return cls(delivery.position, delivery.fence, delivery.receives, until_ms, *told)
 
     def delivery(self, queue: str) -> Delivery:
-        """The delivery without its event."""
-        return Delivery(queue=queue, position=self.position, fence=self.fence, receives=self.receives, event=_NO_EVENT)
+        """The delivery without its event's content."""
+        event = Envelope(id=self.event, source="", type="", trace=self.trace, cause="" if self.caused else None)
+        return Delivery(queue=queue, position=self.position, fence=self.fence, receives=self.receives, event=event)
 
 
 class Receipts:

@@ -126,9 +126,10 @@ class Supervisor:
         return Pulls(
             self.engine,
             self.clock,
-            self.graph.catalog.queues,
+            {queue: self.graph.catalog.queues[queue] for app in self.graph.apps for queue in app.openings},
             lambda: seal.derive(_RECEIPTS, make=True),
             most_waiting=max(self.limits.requests // 2, 1),
+            tracer=self.tracer,
         )
 
     def _make_monitor(self, alarms: Mapping[str, bool | Tuning]) -> Monitor:
@@ -137,7 +138,7 @@ class Supervisor:
             self.clock,
             self.system,
             self.graph,
-            ChainMap[str, Counting](self.consumers, self.tallies),  # type: ignore[arg-type]
+            ChainMap[str, Counting](self.consumers, self.tallies, self.pulls.tallies),  # type: ignore[arg-type]
             recorder=self.recorder,
             built_in=built_in_alarms(alarms),
             skips=not self._keeps_up,

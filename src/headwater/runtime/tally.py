@@ -1,4 +1,4 @@
-"""What worker processes count of their attempts: added up at the server, told from the worker."""
+"""What is counted of attempts elsewhere: by worker processes, who tell it, and of consumers over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Counting(Protocol):
 
 
 class Tally:
-    """The attempts of all worker processes at one queue, since the start of the server."""
+    """The attempts of all worker processes, or consumers over HTTP, at one queue, since the start of the server."""
 
     def __init__(self) -> None:
         self.stats = ConsumerStats()

@@ -19,18 +19,20 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
 import structlog
+from pydantic import SecretStr
 
 from headwater.app import App
 from headwater.blobs import BlobStore, Uncommitted
-from headwater.catalog import Catalog, QueueSpec
+from headwater.catalog import Catalog, QueueSpec, RouteSpec
 from headwater.clock import Clock, SystemClock
 from headwater.config import Config, worker_socket
 from headwater.engine import Engine
 from headwater.engines import remote_engine
-from headwater.errors import DeclarationError, HeadwaterError
+from headwater.errors import DeclarationError, HeadwaterError, StoreError
 from headwater.graph import build_graph
 from headwater.handlers import HandlerSpec
 from headwater.http.limits import Limits
+from headwater.http.presigned import Presigner
 from headwater.metrics import Recorder
 from headwater.objects import make_blobs
 from headwater.runtime.consumer import Consumer
@@ -42,17 +44,20 @@ from headwater.runtime.workers import WORKER_SHARE
 from headwater.system import NAME, System
 from headwater.tracing import Tracer
 from headwater.transactions import end_waits, serve_waits
+from headwater.webhooks import Subscribed
 
 if TYPE_CHECKING:
     import httpx
 
+    from headwater.engines.remote.engine import RemoteEngine
+    from headwater.events import Delivery
     from headwater.http.access import Access
     from headwater.http.opened import Pulling
-    from headwater.http.presigned import Presigner
-    from headwater.webhooks import Deliverer
+    from headwater.webhooks import Deliverer, Secret
 
 R = TypeVar("R")
-EXIT_OK, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 3, 130
+EXIT_OK, EXIT_REFUSED, EXIT_NO_MEMORY, EXIT_INTERRUPTED = 0, 3, 71, 130
+NO_MEMORY = b"out of memory: the worker ends\n"
 REPORT_MS = 1_000
 log = structlog.get_logger("headwater.worker")
 
@@ -73,6 +78,21 @@ class _Threads(ThreadPoolExecutor):
         self.jobs.add(job)
         job.add_done_callback(self.jobs.discard)
         return job
+
+
+class _Webhooks:
+    """The server's webhooks, as a worker reaches them (`webhooks.Deliverer`)."""
+
+    def __init__(self, remote: RemoteEngine) -> None:
+        self._remote = remote
+        self.unsubscribe = remote.unsubscribe
+
+    async def subscribe(self, route: RouteSpec, url: str, secret: Secret | None) -> Subscribed:
+        told = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+        return Subscribed(*await self._remote.subscribe_url(route, url, told))
+
+    async def deliver(self, delivery: Delivery, url: str, secret: Secret) -> None:
+        _not_here("deliver webhooks")
 
 
 class Worker:
@@ -129,7 +149,12 @@ class Worker:
 
     @property
     def presigner(self) -> Presigner:
-        _not_here("presign")
+        return Presigner(self._presigning, self.clock, self._remote.public_url)
+
+    def _presigning(self, make: bool) -> bytes:
+        if not self._remote.presigning:
+            raise StoreError("the server gave this worker no secret to sign URLs with", operation="presign")
+        return self._remote.presigning
 
     @property
     def access(self) -> Access:
@@ -137,7 +162,7 @@ class Worker:
 
     @property
     def webhooks(self) -> Deliverer:
-        _not_here("subscribe webhooks")
+        return _Webhooks(self._remote)
 
     @property
     def pulls(self) -> Pulling:
@@ -152,6 +177,7 @@ class Worker:
 
     async def run(self) -> int:
         self._catch_signals()
+        asyncio.get_running_loop().set_exception_handler(_end_without_memory)
         opening = asyncio.create_task(self._open())
         stopped = asyncio.create_task(self._stop.wait())
         try:
@@ -215,9 +241,10 @@ class Worker:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _report(self) -> int | None:
-        """Tell the owner what was counted, and look whether jobs go on that were given up."""
+        """Tell the owner what was counted and what may be committed, and look whether jobs go on that were given up."""
         if len(self._threads.jobs) > sum(consumer.stats.running for consumer in self._consumers):
             self._give_up()
+        self._remote.hold(self.uncommitted.ids())
         for counter in self._counters:
             if (counted := counter.news()) is not None:
                 self._remote.report(counted)
@@ -257,6 +284,14 @@ class Worker:
                 "the policy of a queue has changed", operation="connect", hint="start the worker again"
             )
         self._policies = policies
+
+
+def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A task or callback of this process ended in its middle: only without the process do its leases end, too."""
+    if isinstance(context.get("exception"), MemoryError):
+        os.write(2, NO_MEMORY)
+        os._exit(EXIT_NO_MEMORY)
+    loop.default_exception_handler(context)
 
 
 def _chosen(handlers: dict[str, HandlerSpec], queues: Sequence[str], concurrency: int) -> dict[str, HandlerSpec]:

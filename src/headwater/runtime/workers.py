@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import structlog
 
 from headwater.clock import Clock
 from headwater.config import Config, worker_socket
 from headwater.engine import Counted, Engine
 from headwater.engines import share_engine
+from headwater.errors import StoreError
 from headwater.runtime.listener import bind_locally
 from headwater.runtime.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     import socket
 
+    from headwater.catalog import RouteSpec
     from headwater.runtime.supervisor import Supervisor
+    from headwater.runtime.webhooks import Webhooks
 
 WORKER_SHARE = 0.7
 """The part of the drain's time in which a worker finishes what it runs."""
+log = structlog.get_logger("headwater.workers")
+
+
+class _Subscriptions:
+    """What workers ask for, made by the server."""
+
+    def __init__(self, webhooks: Webhooks) -> None:
+        self._webhooks = webhooks
+        self.unsubscribe = webhooks.unsubscribe
+
+    async def subscribe(self, route: RouteSpec, url: str, secret: str | None) -> tuple[str, str]:
+        made = await self._webhooks.subscribe(route, url, secret)
+        return str(made), made.secret
 
 
 class Workers:
@@ -29,7 +47,7 @@ class Workers:
 
     def __init__(self, config: Config, engine: Engine, clock: Clock) -> None:
         self._config = config
-        self._owner = share_engine(engine, report=self._count)
+        self._owner = share_engine(engine, report=self._count, hold=self._hold)
         self._supervisor: Supervisor | None = None
         self.pool = WorkerPool(self._command, clock, drain_s=config.drain_s * WORKER_SHARE)
 
@@ -51,6 +69,9 @@ class Workers:
         """Take workers."""
         self._supervisor = supervisor
         self._owner.address = address
+        self._owner.public_url = supervisor.presigner.public_url
+        self._owner.presigning = self._presigning
+        self._owner.subscriptions = _Subscriptions(supervisor.webhooks)
         await self._owner.start(bound)
 
     async def run(self) -> None:
@@ -73,6 +94,21 @@ class Workers:
         tally = self._supervisor.tallies.get(counted.queue) if self._supervisor else None
         if tally is not None:
             tally.add(counted)
+
+    def _hold(self, worker: object, blobs: Sequence[str]) -> None:
+        if self._supervisor is not None:
+            self._supervisor.uncommitted.hold_only(worker, blobs)
+
+    def _presigning(self) -> bytes:
+        """Empty when no bucket is exposed, or without a key."""
+        assert self._supervisor is not None
+        if not any(app.object_exposures for app in self._supervisor.graph.apps):
+            return b""
+        try:
+            return self._supervisor.presigner.secret()
+        except StoreError as error:
+            log.warning("workers cannot presign URLs", error=str(error))
+            return b""
 
     def _command(self, queue: str) -> list[str]:
         config = self._config

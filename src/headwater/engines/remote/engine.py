@@ -40,9 +40,10 @@ from headwater.engine import (
 )
 from headwater.engines.remote import wire
 from headwater.engines.remote.link import Link, connect
+from headwater.engines.remote.staging import RemoteStaging
 from headwater.errors import DeclarationError, HeadwaterError, LeaseLost, Unavailable
 from headwater.events import Delivery, Envelope, Key
-from headwater.unit import Commit, Committed
+from headwater.unit import Commit, Committed, Flip
 
 _record: Callable[[msgspec.Raw], Record | None] = Decoder(Record | None).decode
 _page = Decoder(RecordPage).decode
@@ -53,6 +54,8 @@ _stats = Decoder(list[QueueStats]).decode
 _subscription = Decoder(Subscription).decode
 _done = Decoder(bool).decode
 _count = Decoder(int).decode
+_flip = Decoder(Flip).decode
+_subscribed = Decoder(tuple[str, str]).decode
 PAUSE_MS, LONGEST_PAUSE_MS = 50, 2_000
 log = structlog.get_logger("headwater.worker")
 Check = Callable[[Catalog], None]
@@ -62,7 +65,7 @@ class RemoteEngine(Engine):
     """The store of the process that listens at `path`. `open` waits until there is one.
 
     `check` sees the owner's catalog whenever a connection begins; what it raises ends `open`, or, later, `broken`.
-    What only the owner does (bulk loads, upkeep, inspection) raises `DeclarationError`.
+    What only the owner does (upkeep, inspection, erasure) raises `DeclarationError`.
     """
 
     def __init__(self, path: Path, *, clock: Clock, check: Check = lambda _: None, trusted: int | None = None) -> None:
@@ -73,6 +76,7 @@ class RemoteEngine(Engine):
         self._link: Link | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._welcome = wire.Welcome(headwater=wire.VERSION)
+        self._blobs: set[str] = set()
 
     # Lifecycle
 
@@ -85,6 +89,16 @@ class RemoteEngine(Engine):
     def address(self) -> str:
         """Where the owner serves the apps; "" when it does not."""
         return self._welcome.address
+
+    @property
+    def public_url(self) -> str:
+        """By what address clients know the owner."""
+        return self._welcome.public_url
+
+    @property
+    def presigning(self) -> bytes:
+        """The secret that the owner's presigned URLs are signed with; empty when no bucket is exposed there."""
+        return self._welcome.presigning
 
     @property
     def clock(self) -> Clock:
@@ -127,6 +141,8 @@ class RemoteEngine(Engine):
             link, self._link = self._link, None
             await link.close()
             raise
+        if self._blobs:
+            self._tell_blobs()
         self._connected.set()
 
     def _lost(self, link: Link) -> None:
@@ -186,11 +202,25 @@ class RemoteEngine(Engine):
     async def subscribe(self, route: RouteSpec) -> Subscription:
         return await self._here().ask(wire.Subscribe(0, route), _subscription)
 
+    async def subscribe_url(self, route: RouteSpec, url: str, secret: str | None) -> tuple[str, str]:
+        """Deliver what the route selects to a URL; the subscription's id, and the secret that was made for it or ""."""
+        return await self._here().ask(wire.SubscribeUrl(0, route, url, secret), _subscribed)
+
     async def unsubscribe(self, id: str) -> bool:
         return await self._here().ask(wire.Unsubscribe(0, id), _done)
 
     async def replay(self, table: str, queue: str) -> int:
         return await self._here().ask(wire.Replay(0, table, queue), _count)
+
+    def hold(self, blobs: set[str]) -> None:
+        """Have the owner keep these blobs, which may still be committed, in place of those named before."""
+        if blobs != self._blobs:
+            self._blobs = blobs
+            self._tell_blobs()
+
+    def _tell_blobs(self) -> None:
+        if self._link is not None:
+            self._link.tell(wire.Hold(sorted(self._blobs)))
 
     def report(self, counted: Counted) -> None:
         """Tell the owner what was counted; without one it is lost."""
@@ -225,6 +255,19 @@ class RemoteEngine(Engine):
         if self._link is not None:
             await self._link.ask_leases(wire.Release(0, [delivery.fence for delivery in deliveries]))
 
+    # Loads: without the connection that they were begun on there are none.
+
+    async def begin_load(self, table: str, scope: str) -> Staging:
+        link = self._here()
+        return RemoteStaging(link, await link.ask(wire.BeginLoad(0, table, scope), _flip))
+
+    async def unchanged_since_load(self, table: str, scope: str) -> bool:
+        return await self._here().ask(wire.Stands(0, table, scope), _done)
+
+    def abandon(self, load: int) -> None:
+        if self._link is not None:
+            self._link.tell(wire.Abandon(load))
+
     # What only the owner does
 
     async def install(self, catalog: Catalog) -> int:
@@ -254,17 +297,8 @@ class RemoteEngine(Engine):
     async def events(self, after: int, limit: int = 100) -> list[TracedEvent]:
         _owners("events")
 
-    async def begin_load(self, table: str, scope: str) -> Staging:
-        _owners("load")
-
-    async def unchanged_since_load(self, table: str, scope: str) -> bool:
-        _owners("load")
-
     async def expand(self, table: str) -> int:
         _owners("expand")
-
-    def abandon(self, load: int) -> None:
-        """There are no loads here."""
 
     async def sweep_loads(self, limit: int) -> int:
         _owners("sweep")

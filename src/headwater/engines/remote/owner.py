@@ -12,13 +12,15 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 import structlog
 
+from headwater.catalog import RouteSpec
 from headwater.engine import Counted, Engine
 from headwater.engines.remote import wire
+from headwater.engines.remote.staging import Stagings
 from headwater.errors import HeadwaterError, StoreError, TooLarge
 from headwater.events import Delivery
 from headwater.unit import Commit, Committed, Failure, Settle
@@ -28,18 +30,38 @@ DIED = "the worker process ended while the handler ran"
 log = structlog.get_logger("headwater.workers")
 
 
+class Subscriptions(Protocol):
+    """Of URLs and queues, made at run time."""
+
+    async def subscribe(self, route: RouteSpec, url: str, secret: str | None) -> tuple[str, str]:
+        """(its id, the secret that was made for it or "")."""
+        ...
+
+    async def unsubscribe(self, id: str) -> bool: ...
+
+
 class Owner:
     """Lets worker processes use an engine that this process has open: `start`, then `drain`, then `close`.
 
-    `address` is where the apps are served; `report` gets what workers count of their attempts.
+    `address` is where the apps are served; `report` gets what workers count of their attempts, `hold` the blobs that a
+    connection's worker may still commit. Of URLs, `subscriptions` makes subscriptions, and `presigning` gives the
+    secret that signs them; they begin with `public_url`.
     """
 
     def __init__(
-        self, engine: Engine, *, address: str = "", report: Callable[[Counted], None] = lambda _: None
+        self,
+        engine: Engine,
+        *,
+        report: Callable[[Counted], None] = lambda _: None,
+        hold: Callable[[object, Sequence[str]], None] = lambda *_: None,
     ) -> None:
         self.engine = engine
-        self.address = address
+        self.address = ""
+        self.public_url = ""
+        self.presigning: Callable[[], bytes] = bytes
+        self.subscriptions: Subscriptions | None = None
         self.report = report
+        self.hold = hold
         self.draining = False
         self.connections: set[_Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +110,7 @@ class _Connection(asyncio.Protocol):
         self._held: dict[int, Delivery] = {}
         self._receiving: dict[int, asyncio.Task[None]] = {}
         self._lost = False
+        self._stagings = Stagings(owner.engine)
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -140,6 +163,8 @@ class _Connection(asyncio.Protocol):
             features=self._engine.features,
             catalog=catalog,
             address=self._owner.address,
+            public_url=self._owner.public_url,
+            presigning=self._owner.presigning(),
         )
         self._sender.send(wire.encode(welcome))
 
@@ -149,6 +174,8 @@ class _Connection(asyncio.Protocol):
         self._lost = True
         self._deadline.cancel()
         self.cancel_receiving()
+        self._owner.hold(self, ())
+        _ = self._owner.spawn(self._stagings.end())
         counted = not self._owner.draining
         _ = self._owner.spawn(self._give_back(counted=counted))
 
@@ -165,10 +192,25 @@ class _Connection(asyncio.Protocol):
         elif isinstance(message, wire.Cancel):
             if (task := self._receiving.get(message.number)) is not None:
                 task.cancel()
-        elif isinstance(message, wire.Report):
-            self._owner.report(message.counted)
+        elif isinstance(message, wire.Notice):
+            self._note(message)
+        elif isinstance(message, wire.SubscribeUrl | wire.Unsubscribe):
+            _ = self._owner.spawn(self._answer(message.number, self._subscribe(message)))
+        elif isinstance(message, wire.Loading):
+            _ = self._owner.spawn(self._answer(message.number, self._stagings.ask(message)))
         else:
             _ = self._owner.spawn(self._answer(message.number, self._ask(message)))
+
+    def _note(self, notice: wire.Notice) -> None:
+        match notice:
+            case wire.Report(counted):
+                self._owner.report(counted)
+            case wire.Hold(blobs):
+                self._owner.hold(self, blobs)
+            case wire.EndStaging(load):
+                _ = self._owner.spawn(self._stagings.close(load))
+            case wire.Abandon(load):
+                self._stagings.abandon(load)
 
     async def _ask(self, request: wire.Request) -> Any:
         engine = self._engine
@@ -193,11 +235,17 @@ class _Connection(asyncio.Protocol):
                 return await engine.stats()
             case wire.Subscribe(_, route):
                 return await engine.subscribe(route)
-            case wire.Unsubscribe(_, id):
-                return await engine.unsubscribe(id)
             case wire.Replay(_, table, queue):
                 return await engine.replay(table, queue)
         raise StoreError(f"there is no such request: {request!r}", operation="ask")
+
+    async def _subscribe(self, request: wire.SubscribeUrl | wire.Unsubscribe) -> tuple[str, str] | bool:
+        subscriptions = self._owner.subscriptions
+        if isinstance(request, wire.Unsubscribe):
+            return await (subscriptions or self._engine).unsubscribe(request.id)
+        if subscriptions is None:
+            raise StoreError("webhooks are not served here", operation="subscribe")
+        return await subscriptions.subscribe(request.route, request.url, request.secret)
 
     async def _answer(self, number: int, asked: Awaitable[Any]) -> None:
         try:

@@ -12,12 +12,12 @@ import msgspec
 
 from headwater import errors
 from headwater.catalog import Catalog, RouteSpec
-from headwater.engine import AlreadyClaimed, Counted, Features, Query
+from headwater.engine import AlreadyClaimed, Counted, Differences, Document, Features, Missing, Query
 from headwater.errors import HeadwaterError, InvalidValue, StoreError, TooLarge
 from headwater.events import Key
 from headwater.unit import Commit
 
-VERSION = 1
+VERSION = 2
 """Of the requests, the answers, and the types in them. Both sides have the same, or part."""
 MAX_FRAME = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
@@ -37,6 +37,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     features: Features | None = None
     catalog: Catalog | None = None
     address: str = ""
+    public_url: str = ""
+    presigning: bytes = b""
 
 
 class Cancel(msgspec.Struct, tag=1, array_like=True, gc=False):
@@ -47,6 +49,20 @@ class Cancel(msgspec.Struct, tag=1, array_like=True, gc=False):
 
 class Report(msgspec.Struct, tag=2, array_like=True):
     counted: Counted
+
+
+class EndStaging(msgspec.Struct, tag=3, array_like=True):
+    load: int
+
+
+class Abandon(msgspec.Struct, tag=4, array_like=True):
+    load: int
+
+
+class Hold(msgspec.Struct, tag=5, array_like=True):
+    """All blobs that the worker may still commit, in place of those it named before."""
+
+    blobs: list[str]
 
 
 class Submit(msgspec.Struct, tag=10, array_like=True, gc=False):
@@ -123,7 +139,51 @@ class Replay(msgspec.Struct, tag=23, array_like=True):
     queue: str
 
 
-Notice = Cancel | Report
+class SubscribeUrl(msgspec.Struct, tag=28, array_like=True):
+    """Answered with the subscription's id, and the secret that was made for it, or ""."""
+
+    number: int
+    route: RouteSpec
+    url: str
+    secret: str | None
+
+
+class BeginLoad(msgspec.Struct, tag=24, array_like=True):
+    number: int
+    table: str
+    scope: str
+
+
+class Stage(msgspec.Struct, tag=25, array_like=True):
+    number: int
+    load: int
+    documents: list[Document]
+
+
+class Finish(msgspec.Struct, tag=26, array_like=True):
+    number: int
+    load: int
+    missing: Missing
+    grace_ms: int
+    max_removed: float
+
+
+class Stands(msgspec.Struct, tag=27, array_like=True):
+    number: int
+    table: str
+    scope: str
+
+
+class Staged(msgspec.Struct, frozen=True):
+    """The answer to `Stage` and `Finish`: how many rows are staged by now, and what the request found."""
+
+    staged: int
+    differences: Differences = Differences()
+    vanished: int = 0
+
+
+Loading = BeginLoad | Stage | Finish | Stands
+Notice = Cancel | Report | EndStaging | Abandon | Hold
 Request = (
     Submit
     | Receive
@@ -138,7 +198,9 @@ Request = (
     | GetStats
     | Subscribe
     | Unsubscribe
+    | SubscribeUrl
     | Replay
+    | Loading
 )
 
 

@@ -13,7 +13,8 @@ import apsw
 import msgspec
 
 from headwater.applying.batch import entry_rows
-from headwater.catalog import Catalog, QueueSpec, TableSpec
+from headwater.applying.installing import check_keys, check_targets, orphans, part_of
+from headwater.catalog import Catalog, TableSpec
 from headwater.clock import Clock
 from headwater.engine import Features
 from headwater.engines.sqlite.board import Board, Place, Standing, read_board
@@ -33,7 +34,7 @@ from headwater.engines.sqlite.database import (
 from headwater.engines.sqlite.inspection import Inspections
 from headwater.engines.sqlite.state import State
 from headwater.engines.sqlite.writer import Writer
-from headwater.errors import DeclarationError, HeadwaterError, StoreDamaged, StoreError, StoreLocked
+from headwater.errors import HeadwaterError, StoreDamaged, StoreError, StoreLocked
 from headwater.unit import Commit, Committed
 
 MAX_OPERATIONS = 10_000
@@ -255,7 +256,7 @@ class SqliteEngine(Inspections):
 
     async def install(self, catalog: Catalog) -> int:
         for app in catalog.apps:
-            await self._install(app, _part(catalog, app))
+            await self._install(app, part_of(catalog, app))
         return self.state.head.revision
 
     async def _install(self, app: str, part: Catalog) -> None:
@@ -264,12 +265,12 @@ class SqliteEngine(Inspections):
 
         def work(connection: apsw.Connection) -> None:
             before = self.state.apps.get(app, Catalog(apps=(app,)))
-            _check_keys(before, part)
+            check_keys(before, part)
             trial.apps = {**self.state.apps, app: part}
             trial.subscriptions = self.state.subscriptions
             trial.ids, trial.names = dict(self.state.ids), dict(self.state.names)
             trial.compile()
-            _check_targets(part, trial)
+            check_targets(part, trial)
             for old, new in part.renamed.items():
                 _rename(connection, trial, old, new)
             for name in (*part.tables, *part.topics, *part.queues):
@@ -285,7 +286,7 @@ class SqliteEngine(Inspections):
             self.state.head.revision += 1
             self.state.compile()
 
-        part.queues.update(_orphans(self.state, app, part))
+        part.queues.update(orphans(self.state, app, part))
         if self.state.apps.get(app) != part:
             await self.writer.run(work, adopt)
 
@@ -356,55 +357,6 @@ def _rows(connection: apsw.Connection, table: str, column: str, number: int) -> 
     while rows := fetch(connection, statement, (number, *after)):
         yield from rows
         after = rows[-1][:2]
-
-
-def _part(catalog: Catalog, app: str) -> Catalog:
-    """What one app declares of a catalog: its own resources, and the routes that it wrote."""
-    prefix = f"{app}/"
-    return Catalog(
-        apps=(app,),
-        tables={name: spec for name, spec in catalog.tables.items() if name.startswith(prefix)},
-        topics={name: schema for name, schema in catalog.topics.items() if name.startswith(prefix)},
-        queues={name: spec for name, spec in catalog.queues.items() if name.startswith(prefix)},
-        routes=tuple(route for route in catalog.routes if route.origin == app),
-        renamed={old: new for old, new in catalog.renamed.items() if new.startswith(prefix)},
-        consumed=tuple(name for name in catalog.consumed if name.startswith(prefix)),
-    )
-
-
-def _check_targets(part: Catalog, state: State) -> None:
-    """Refuse a route to a name that is neither a queue nor a topic of any app."""
-    merged = state.merged()
-    for route in part.routes:
-        if route.target not in merged.queues and route.target not in merged.topics:
-            raise DeclarationError(
-                f"it routes to {route.target!r}, which is no queue or topic", operation="install", resource=route.source
-            )
-
-
-def _check_keys(before: Catalog, after: Catalog) -> None:
-    for name, spec in after.tables.items():
-        old = before.tables.get(name)
-        if old and (old.partition, old.sort) != (spec.partition, spec.sort):
-            raise DeclarationError(
-                f"its key changed from {old.partition!r}, {old.sort!r} to {spec.partition!r}, {spec.sort!r}",
-                operation="install",
-                resource=name,
-                hint="a key cannot change; declare a new table and copy the rows",
-            )
-
-
-def _orphans(state: State, app: str, part: Catalog) -> dict[str, QueueSpec]:
-    """Queues that the app declares no more but that still hold messages or dead letters: they are kept."""
-    before = state.apps[app].queues if app in state.apps else {}
-    return {
-        name: spec
-        for name, spec in before.items()
-        if name not in part.queues
-        and name not in part.renamed
-        and (counts := state.counts.get(state.ids[name]))
-        and (counts.depth or counts.dead)
-    }
 
 
 def _rename(connection: apsw.Connection, state: State, old: str, new: str) -> None:

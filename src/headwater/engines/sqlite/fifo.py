@@ -204,6 +204,19 @@ class FifoWindow:
             if not group.leased:
                 self._schedule(group)
 
+    def look_ahead(self, groups: int) -> bool:
+        """Read on while fewer groups are ready than this; whether there is more to read."""
+        if not self._behind or len(self._round) >= groups:
+            return False
+        self._load_chunk()
+        return True
+
+    def ready_groups(self, most: int, now_ms: int) -> int:
+        """How many of the groups that have been read are ready, counted up to `most`."""
+        self._wake(now_ms)
+        ready = (group for group in self._round if group.entries and not group.leased and not group.parked)
+        return sum(1 for _ in islice(ready, most))
+
     def next_due(self) -> int | None:
         """When the next parked group is ready."""
         return self._parked[0][0] if self._parked else None

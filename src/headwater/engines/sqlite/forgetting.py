@@ -1,8 +1,6 @@
-"""Forgetting a key: finding what the store keeps of it, and getting the bytes out of the files.
+"""Forgetting a key: looking up what the store keeps of it, and getting the bytes out of the files.
 
-Finding is on the reading connection, in slices; what was found goes out with commits (`redaction.py`). Order matters,
-since an erasure may begin anew at any point: the traces are found by the key's own changes, so of each trace the other
-events go before those; and while a message of a trace waits, its handler may still add to the trace.
+The look-ups are on the reading connection, in slices; what was found goes out with commits (`redaction.py`).
 
 `secure_delete` has SQLite overwrite with zeros what is deleted. It leaves one kind of remains: when a page of a tree is
 built anew, what it had may stay between its cell pointers and its cells. `scrub` zeroes that gap, which nobody reads,
@@ -17,24 +15,22 @@ import asyncio
 from array import array
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
 
 import apsw
 
+from headwater.applying import forgetting as searching
 from headwater.applying.documents import subject
+from headwater.applying.forgetting import Found, Part, Search
 from headwater.applying.state import decode_envelope
-from headwater.codec import encode_json
 from headwater.engine import Forgotten, Remains
 from headwater.engines.sqlite.database import BUSY_MS, Row, fetch, verify
 from headwater.engines.sqlite.queues import delete_messages
 from headwater.engines.sqlite.records import read_places
-from headwater.engines.sqlite.redaction import REDACTED, claim_names, names_key, values_of
 from headwater.engines.sqlite.staging import Loads
 from headwater.events import Envelope
-from headwater.unit import Redaction
 
-SLICE, SLICE_BYTES = 50, 256 * 1024
 SCAN = 500
+_SLICE = 50
 SCRUB_PAGES = 256
 OWN = (
     "SELECT seq, envelope, crc, messages FROM event WHERE source = ? AND subject = ? AND seq > ?"
@@ -59,129 +55,76 @@ number, which is none of these in files of up to 128 GiB; the pointer maps of an
 _MOST_PAGES = 2 << 24
 
 
-class _Part(NamedTuple):
-    """One thing that is left of a key, or the messages that still need it."""
+class _Search(Search):
+    def __init__(self, store: Loads) -> None:
+        self._store = store
 
-    kind: Literal["event", "dead_letter", "claim", "staged", "member"]
-    place: tuple[int | str, ...]
-    size: int = 0
-    waiting: Sequence[tuple[str, int]] = ()
-    whole: bool = True
+    async def own(self, forgotten: Forgotten) -> AsyncGenerator[list[Found], None]:
+        source, named = self._store.state.ids.get(forgotten.table, 0), subject(forgotten.key)
+        for own in (named, f"/{named}"):
+            after = 0
+            while rows := await self._events(
+                OWN, (source, own, after, forgotten.until, forgotten.until_ms, searching.SLICE)
+            ):
+                yield rows
+                after = rows[-1].place
 
+    async def having(self, trace: str, needles: Sequence[bytes]) -> AsyncGenerator[list[Found], None]:
+        likely = " OR ".join(["instr(envelope, ?)"] * len(needles))
+        after = 0
+        while seqs := [seq for (seq,) in fetch(self._store.reader, TRACE, (trace, after, SCAN))]:
+            for at in range(0, len(seqs), searching.SLICE):
+                among = apsw.carray(array("q", seqs[at : at + searching.SLICE]))
+                yield await self._events(f"{_AMONG} AND ({likely})", (among, *needles))
+            after = seqs[-1]
 
-Found = tuple[int, Envelope, str, int]
-"""An event's position (or a dead letter's id), the event, its messages, its size."""
+    async def _events(self, statement: str, bindings: Row) -> list[Found]:
+        rows = fetch(self._store.reader, statement, bindings)
+        await asyncio.sleep(0)
+        return [
+            Found(seq, _decoded("event", seq, body, crc), len(body), self._waiting(messages))
+            for seq, body, crc, messages in rows
+        ]
+
+    def _waiting(self, messages: str) -> list[tuple[str, int]]:
+        places = [place for place in read_places(messages).items() if fetch(self._store.reader, _MESSAGE, place)]
+        return [(self._store.state.names[queue], position) for queue, position in places]
+
+    async def letters(self) -> AsyncGenerator[list[Found], None]:
+        after = 0
+        while rows := fetch(self._store.reader, LETTERS, (after, searching.SLICE)):
+            yield [Found(id, _decoded("dead letter", id, body, crc), len(body)) for id, body, crc in rows]
+            after = rows[-1][0]
+            await asyncio.sleep(0)
+
+    async def loaded(self, forgotten: Forgotten) -> AsyncGenerator[Part, None]:
+        table = self._store.state.ids.get(forgotten.table, 0)
+        for (load,) in fetch(self._store.reader, STAGED, (*forgotten.key, table)):
+            yield Part("staged", (load, *forgotten.key))
+        for (scope,) in fetch(self._store.reader, MEMBERS, (*forgotten.key, table)):
+            yield Part("member", (table, scope, *forgotten.key))
+
+    async def claims(self) -> AsyncGenerator[list[tuple[str, str, bytes]], None]:
+        after = ("", "")
+        while rows := fetch(self._store.reader, CLAIMS, (*after, searching.SLICE)):
+            yield rows
+            after = rows[-1][:2]
+            await asyncio.sleep(0)
 
 
 class Forgetting(Loads):
     async def traces(self, forgotten: Forgotten) -> set[str]:
-        found: set[str] = set()
-        async for events in self._own(forgotten):
-            found.update(event.trace for _, event, *_ in events)
-        async for letters in self._letters():
-            found.update(event.trace for _, event, *_ in letters if _is_own(event, forgotten))
-        return found - {""}
+        return await _Search(self).traces(forgotten)
 
-    async def remains(self, forgotten: Forgotten, traces: set[str]) -> AsyncGenerator[Remains, None]:
-        slice, size = Remains([], []), 0
-        async for part in self._parts(forgotten, traces):
-            if part.waiting:
-                slice.waiting.extend(part.waiting)
-                continue
-            slice.redactions.append(Redaction(part.kind, part.place, forgotten.mark, part.whole))
-            size += part.size
-            if len(slice.redactions) == SLICE or size > SLICE_BYTES:
-                yield slice
-                slice, size = Remains([], []), 0
-        if slice.redactions or slice.waiting:
-            yield slice
-
-    async def _parts(self, forgotten: Forgotten, traces: set[str]) -> AsyncGenerator[_Part, None]:
-        held: set[str] = set()
-        async for events in self._telling(forgotten, traces):
-            for found in events:
-                yield (part := self._part(found, whole=_tells(found[1], forgotten)))
-                if part.waiting:
-                    held.add(found[1].trace)
-        waits = bool(held)
-        async for events in self._own(forgotten):
-            for found in events:
-                if found[1].trace not in held:
-                    yield (part := self._part(found))
-                    waits = waits or bool(part.waiting)
-        async for letters in self._letters():
-            for id, event, _, size in letters:
-                whole = _is_own(event, forgotten) or (event.trace in traces and _tells(event, forgotten))
-                if whole or (event.trace in traces and _is_by(event, forgotten)):
-                    yield _Part("dead_letter", (id,), size, whole=whole)
-        for part in self._staged(forgotten):
-            yield part
-        if not waits:
-            async for claim in self._claims(forgotten):
-                yield _Part("claim", claim)
-
-    def _part(self, found: Found, *, whole: bool = True) -> _Part:
-        seq, _, messages, size = found
-        waiting = [place for place in read_places(messages).items() if fetch(self.reader, _MESSAGE, place)]
-        places = [(self.state.names[queue], position) for queue, position in waiting]
-        return _Part("event", (seq,), size, places, whole)
-
-    async def _own(self, forgotten: Forgotten) -> AsyncGenerator[list[Found], None]:
-        """The key's own changes and their copies."""
-        source, named = self.state.ids.get(forgotten.table, 0), subject(forgotten.key)
-        for own in (named, f"/{named}"):
-            after = 0
-            while rows := await self._events(OWN, (source, own, after, forgotten.until, forgotten.until_ms, SLICE)):
-                yield rows
-                after = rows[-1][0]
-
-    async def _telling(self, forgotten: Forgotten, traces: set[str]) -> AsyncGenerator[list[Found], None]:
-        """Other events of the traces that name the key, or were caused by a caller of this name."""
-        likely, needles = _likely(forgotten)
-        for trace in traces:
-            after = 0
-            while seqs := [seq for (seq,) in fetch(self.reader, TRACE, (trace, after, SCAN))]:
-                for at in range(0, len(seqs), SLICE):
-                    among = apsw.carray(array("q", seqs[at : at + SLICE]))
-                    events = await self._events(f"{_AMONG} AND ({likely})", (among, *needles))
-                    yield [found for found in events if _tells(found[1], forgotten) or _is_by(found[1], forgotten)]
-                after = seqs[-1]
-
-    async def _events(self, statement: str, bindings: Row) -> list[Found]:
-        rows = fetch(self.reader, statement, bindings)
-        await asyncio.sleep(0)
-        return [(seq, _decoded("event", seq, body, crc), messages, len(body)) for seq, body, crc, messages in rows]
-
-    async def _letters(self) -> AsyncGenerator[list[Found], None]:
-        after = 0
-        while rows := fetch(self.reader, LETTERS, (after, SLICE)):
-            yield [(id, _decoded("dead letter", id, body, crc), "", len(body)) for id, body, crc in rows]
-            after = rows[-1][0]
-            await asyncio.sleep(0)
-
-    def _staged(self, forgotten: Forgotten) -> Iterator[_Part]:
-        """What loads keep of the key that are not flipped, and that their scopes have had it."""
-        table = self.state.ids.get(forgotten.table, 0)
-        for (load,) in fetch(self.reader, STAGED, (*forgotten.key, table)):
-            yield _Part("staged", (load, *forgotten.key))
-        for (scope,) in fetch(self.reader, MEMBERS, (*forgotten.key, table)):
-            yield _Part("member", (table, scope, *forgotten.key))
-
-    async def _claims(self, forgotten: Forgotten) -> AsyncGenerator[tuple[str, str], None]:
-        after = ("", "")
-        while rows := fetch(self.reader, CLAIMS, (*after, SLICE)):
-            for scope, id, result in rows:
-                if claim_names(scope, id, result, forgotten.names):
-                    yield scope, id
-            after = rows[-1][:2]
-            await asyncio.sleep(0)
+    def remains(self, forgotten: Forgotten, traces: set[str]) -> AsyncGenerator[Remains, None]:
+        return _Search(self).remains(forgotten, traces)
 
     async def withdraw(self, places: Sequence[tuple[str, int]]) -> int:
         total = 0
         for queue in sorted({queue for queue, _ in places}):
             positions = [position for of, position in places if of == queue]
-            for at in range(0, len(positions), SLICE):
-                total += await self._withdraw(self.state.ids[queue], positions[at : at + SLICE])
+            for at in range(0, len(positions), _SLICE):
+                total += await self._withdraw(self.state.ids[queue], positions[at : at + _SLICE])
         return total
 
     async def _withdraw(self, number: int, positions: list[int]) -> int:
@@ -254,33 +197,6 @@ def _truncate_wal(connection: apsw.Connection) -> bool:
     finally:
         connection.set_busy_timeout(BUSY_MS)
     return True
-
-
-def _is_own(event: Envelope, forgotten: Forgotten) -> bool:
-    """Whether a dead letter is a change of the key, from before it was forgotten."""
-    if (event.source, event.key) != (forgotten.table, forgotten.key):
-        return False
-    return event.time_ms <= forgotten.until_ms
-
-
-def _tells(event: Envelope, forgotten: Forgotten) -> bool:
-    """Whether an event that is not a change of the key itself names it."""
-    if REDACTED in event.attributes or (event.source, event.key) == (forgotten.table, forgotten.key):
-        return False
-    return names_key(values_of(event), forgotten.names)
-
-
-def _is_by(event: Envelope, forgotten: Forgotten) -> bool:
-    """Whether another event's caller is who is forgotten."""
-    if event.caller is None or (event.source, event.key) == (forgotten.table, forgotten.key):
-        return False
-    return names_key({event.caller.subject}, forgotten.names)
-
-
-def _likely(forgotten: Forgotten) -> tuple[str, list[bytes]]:
-    """A condition for events that may name the key, which spares the decoding of most others."""
-    needles = {form for key in forgotten.names for form in (key[0].encode(), encode_json(key[0])[1:-1])}
-    return " OR ".join(["instr(envelope, ?)"] * len(needles)), list(needles)
 
 
 def _decoded(kind: str, place: int, body: bytes, crc: int) -> Envelope:

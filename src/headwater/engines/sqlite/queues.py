@@ -14,9 +14,10 @@ import msgspec
 from headwater.applying.documents import subject
 from headwater.applying.state import Lease, decode_envelope
 from headwater.catalog import Router, RouteSpec
-from headwater.engine import DeadLetter, Query, QueueStats, Subscription, Waiting
+from headwater.engine import MANY_GROUPS, DeadLetter, Query, QueueStats, Subscription, Waiting
 from headwater.engines.sqlite.database import fetch, verify
 from headwater.engines.sqlite.deliveries import Deliveries
+from headwater.engines.sqlite.fifo import FifoWindow
 from headwater.engines.sqlite.records import translated
 from headwater.errors import DeclarationError, UnknownResource
 from headwater.events import INSERTED, Delivery, Envelope, KeyPart
@@ -41,17 +42,40 @@ _EMPTY = _Waits()
 
 class Queues(Deliveries):
     async def stats(self) -> list[QueueStats]:
+        if self.read_only:
+            self.state.count(self.reader)
+        for queue in self.state.queues:
+            more = self._look_ahead(queue)
+            while more:
+                await asyncio.sleep(0)
+                more = self._look_ahead(queue)
         return self._stats()
 
     @translated("stats")
+    def _look_ahead(self, queue: str) -> bool:
+        """Read on in a queue with groups that has messages, until enough of them are known to be counted."""
+        spec, number = self.state.queues[queue], self.queue_number(queue)
+        if not (spec.fifo and self.state.counts[number].depth):
+            return False
+        window = self._line(queue).window
+        return isinstance(window, FifoWindow) and window.look_ahead(MANY_GROUPS)
+
+    def _groups(self, number: int, leased: list[Delivery], now_ms: int) -> int | None:
+        """How many groups are ready or leased; None of a queue without groups."""
+        spec = self.state.queues.get(self.state.names[number])
+        if spec is None or not spec.fifo:
+            return None
+        window = self._lines[number].window if number in self._lines else None
+        ready = window.ready_groups(MANY_GROUPS, now_ms) if isinstance(window, FifoWindow) else 0
+        return ready + len({delivery.group for delivery in leased})
+
+    @translated("stats")
     def _stats(self) -> list[QueueStats]:
-        if self.read_only:
-            self.state.count(self.reader)
         now_ms = self.present_ms()
-        leased: dict[int, int] = {}
+        leased: dict[int, list[Delivery]] = {}
         for (number, _), lease in list(self.state.leases.items()):
             if lease.entry is not None:
-                leased[number] = leased.get(number, 0) + 1
+                leased.setdefault(number, []).append(lease.delivery)
         found = []
         for number, counts in sorted(self.state.counts.items(), key=lambda item: self.state.names[item[0]]):
             waits = self._waits(number, counts.depth, now_ms) if counts.depth else _EMPTY
@@ -59,7 +83,7 @@ class Queues(Deliveries):
                 QueueStats(
                     queue=self.state.names[number],
                     depth=counts.depth,
-                    in_flight=leased.get(number, 0),
+                    in_flight=len(leased.get(number, ())),
                     delayed=waits.delayed,
                     dead=counts.dead,
                     oldest_age_ms=max(0, now_ms - waits.oldest_ms) if waits.oldest_ms else 0,
@@ -68,6 +92,7 @@ class Queues(Deliveries):
                     settled=counts.settled,
                     retried=counts.retried,
                     due_ms=waits.due_ms,
+                    groups=self._groups(number, leased.get(number, []), now_ms),
                 )
             )
         return found

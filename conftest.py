@@ -1,0 +1,3 @@
+"""Fixtures for the tests of the framework and of the apps."""
+
+pytest_plugins = ["tests.postgres.fixtures"]
