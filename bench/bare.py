@@ -19,6 +19,9 @@ from typing import Any
 import apsw
 import msgspec
 
+from bench.bare_postgres import PostgresBareLoop
+from bench.stores import Stores
+
 _COLUMNS = {"event": 9, "message": 8, "record": 8}
 _CHUNKS = (64, 16, 4, 1)
 
@@ -38,11 +41,11 @@ class BareLoop:
         self.commits = 0
         self._thread = threading.Thread(target=self._write, daemon=True)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self._inbox.put(None)
         self._thread.join()
         self._connection.close()
@@ -110,3 +113,12 @@ class BareLoop:
         for seq, body, _ in fresh:
             await self._handler(msgspec.json.decode(body))
             self._inbox.put(seq)
+
+
+def bare_loop(
+    stores: Stores, handler: Callable[[bytes], Awaitable[None]], *, changes: bool = False
+) -> BareLoop | PostgresBareLoop:
+    """The one of the stores' engine."""
+    if stores.server:
+        return PostgresBareLoop(stores, handler, changes=changes)
+    return BareLoop(stores.folder, handler, changes=changes)

@@ -48,9 +48,9 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(place: Path | None = None) -> Iterator[Path]:
     """A folder on the disk of the working directory: a memory disk would make durability free."""
-    folder = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path.cwd()))
+    folder = Path(tempfile.mkdtemp(prefix=".bench-", dir=place or Path.cwd()))
     try:
         yield folder
     finally:

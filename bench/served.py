@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
+from bench.stores import Stores
 from headwater.app import App
 from headwater.clock import SystemClock
 from headwater.engines import make_engine
@@ -16,10 +16,10 @@ from headwater.runtime.supervisor import Supervisor
 
 
 @asynccontextmanager
-async def running(folder: Path, *apps: App[Any]) -> AsyncIterator[Supervisor]:
+async def running(stores: Stores, *apps: App[Any]) -> AsyncIterator[Supervisor]:
     clock = SystemClock()
-    engine = make_engine(f"sqlite:{folder / 'store'}", clock=clock)
-    supervisor = Supervisor(apps, engine, clock, blobs=make_blobs(str(folder / "objects")))
+    engine = make_engine(stores.url(), clock=clock)
+    supervisor = Supervisor(apps, engine, clock, blobs=make_blobs(str(stores.folder / "objects")))
     await supervisor.start()
     await supervisor.serve()
     tune_interpreter()

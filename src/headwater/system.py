@@ -4,7 +4,8 @@
 the webhooks subscribed at run time, `headwater/schedules` how far schedules have got, `headwater/places` what marks
 the place of objects as this store's, `headwater/loads` the summaries of bulk loads, `headwater/metrics` the
 roll-ups of metrics, `headwater/spans` the spans of traces, `headwater/alarm-states` the states of alarms,
-`headwater/scalings` the decisions on numbers of workers. The topic `headwater/alarms` tells what a person should
+`headwater/scalings` the decisions on numbers of workers, `headwater/terms` which process does what only one is to do
+at a time. The topic `headwater/alarms` tells what a person should
 know; the queue `headwater/expansions` has a message for each load whose changes are to become events. The table
 `headwater/erasures` and the queue `headwater/forgettings` have the keys that are being forgotten
 (`headwater.erasures`). What mail keeps is told in `headwater.mail`. Reads and writes here are never part of a unit
@@ -14,6 +15,7 @@ message of a load, and for mails, which are committed with it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -25,7 +27,7 @@ from headwater.app import App
 from headwater.durations import Duration
 from headwater.engine import Query
 from headwater.erasures import ERASURES, FORGETTINGS, Erasure, Forgetting, erase
-from headwater.errors import Discard, UnknownResource
+from headwater.errors import AlreadyExists, Discard, UnknownResource
 from headwater.events import Event
 from headwater.http.keys import Key
 from headwater.http.metering import Used
@@ -45,6 +47,7 @@ USAGE_KEPT = LOADS_KEPT = "400d"
 MAILS_KEPT = "30d"
 METRICS_KEPT = SCALINGS_KEPT = "14d"
 SPANS_KEPT = "7d"
+TERMS_KEPT = "1d"
 TRIES = 1_000_000
 """How often an expansion is tried: its table waits for it, so it is never given up. Nor is the end of a digest."""
 SENDS = 120
@@ -87,6 +90,18 @@ class Place(msgspec.Struct, kw_only=True):
     owner: str
 
 
+class Term(msgspec.Struct, kw_only=True):
+    """A row of `headwater/terms`: the process `holder` does the work, or takes part in it, until `until_ms`.
+
+    `part` is "one" of a work that one process does, and the holder of one that many share.
+    """
+
+    work: str
+    part: str
+    holder: str
+    until_ms: int
+
+
 class System:
     """The app's resources, and the few ways in which the server uses them."""
 
@@ -114,6 +129,7 @@ class System:
         self.scalings = self.app.table(
             SCALINGS.removeprefix(f"{NAME}/"), Scaling, key=("queue", "at_ms"), images="none", ttl=SCALINGS_KEPT
         )
+        self.terms = self.app.table("terms", Term, key=("work", "part"), images="none", ttl=TERMS_KEPT)
         self.loads = self.app.table(
             LOADS.removeprefix(f"{NAME}/"),
             LoadSummary,
@@ -195,10 +211,16 @@ class System:
 
     async def owner(self) -> str:
         """What this store marks its place for objects with; made when it is first asked for."""
-        found = await self.read(self.places, "objects")
+        return await self.mark("objects", new_id())
+
+    async def mark(self, kind: str, value: str) -> str:
+        """What marks a place of this kind as this store's: the value, unless there is one already."""
+        found = await self.read(self.places, kind)
         if found is None:
-            found = Place(kind="objects", owner=new_id())
-            await self.places.put(found)
+            with contextlib.suppress(AlreadyExists):  # another process was faster
+                await self.places.put(Place(kind=kind, owner=value), if_absent=True)
+            found = await self.read(self.places, kind)
+            assert found is not None
         return found.owner
 
     async def count(self, who: str, period: str) -> int:

@@ -34,8 +34,8 @@ WASTE = ("broken.png", "copy.png")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`rate`: uploads a second. `strikes` at workers are made, with `strike_s` between them on average; `kill_s`,
-    while images are uploaded, is between kills of the service; 0 is never."""
+    """`rate`: uploads a second. `strikes` at workers are made, with `strike_s` between them on average, the share
+    `aim` of them while one draws; `kill_s`, while images are uploaded, is between kills of the service; 0 is never."""
 
     albums: int
     images: int = 25
@@ -43,6 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 100.0
     strikes: int = 1000
     strike_s: float = 1.0
+    aim: float = 0.75
     kill_s: float = 7.0
     broken: str = ""
     patience_s: float = 600.0
@@ -71,7 +72,7 @@ class Drive:
         self.gallery = gallery
         self.problems: list[str] = []
         self.random = random.Random(options.seed)
-        self.striker = Striker(gallery, self.random)
+        self.striker = Striker(gallery, self.random, aim=options.aim)
         self._uploaded, self._over = asyncio.Event(), asyncio.Event()
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._room = asyncio.Semaphore(ALBUMS_AT_ONCE)

@@ -46,6 +46,7 @@ DRIVEN = {
 to be drawn."""
 BROKEN = {
     "apart": {
+        "    work_visibly(0.2)\n": "",
         "wait(sheets.put(": "wait(apart(sheets.put(",
         'content_type="image/png"))\n': 'content_type="image/png")))\n    work_visibly(0.5)\n',
     },
@@ -83,21 +84,21 @@ class Gallery(DrivenService):
 
 
 class Striker:
-    """Kills workers, and stops some for longer than their leases: mostly ones that draw a sheet."""
+    """Kills workers, and stops some for longer than their leases; the share `aim` of them while they draw a sheet."""
 
-    def __init__(self, gallery: Gallery, chance: random.Random) -> None:
+    def __init__(self, gallery: Gallery, chance: random.Random, *, aim: float) -> None:
         self.struck: Counter[str] = Counter()
         self._gallery = gallery
         self._random = chance
+        self._aim = aim
         self._stopped: set[int] = set()
 
     async def strike(self) -> None:
-        pid = await self._one_at_work() if self._random.random() < 0.75 else None
-        standing = [pid for pid in self._gallery.workers() if pid not in self._stopped]
-        if pid not in standing:
-            if not standing:
-                return
-            pid = self._random.choice(standing)
+        """Perhaps nobody: when none is there, or none begins to draw within a second."""
+        aimed = self._random.random() < self._aim
+        pid = await self._one_at_work() if aimed else self._random.choice([0, *self._gallery.workers()])
+        if pid in self._stopped or pid not in self._gallery.workers():
+            return
         with contextlib.suppress(ProcessLookupError):
             if self._random.random() < 0.7:
                 os.kill(pid, signal.SIGKILL)
@@ -105,8 +106,8 @@ class Striker:
             else:
                 await self._stop_for_a_while(pid)
 
-    async def _one_at_work(self) -> int | None:
-        """A worker that has begun to draw just now; None when none does for a second."""
+    async def _one_at_work(self) -> int:
+        """A worker that has begun to draw just now, or 0."""
         sign = self._gallery.folder / "at-work"
         sign.unlink(missing_ok=True)
         with contextlib.suppress(TimeoutError):
@@ -115,7 +116,7 @@ class Striker:
                     await asyncio.sleep(0.01)
             await asyncio.sleep(self._random.uniform(0, 0.2))
             return int(text)
-        return None
+        return 0
 
     async def _stop_for_a_while(self, pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)

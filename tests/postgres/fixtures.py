@@ -59,7 +59,7 @@ def start_postgres(postgres_binaries: Binaries) -> Iterator[Callable[..., Server
     servers: list[Server] = []
 
     def start(*, certificate: Certificate | None = None, **options: str) -> Server:
-        servers.append(start_server(postgres_binaries, certificate=certificate, **options))
+        servers.append(start_server(postgres_binaries, certificate=certificate, place=None, **options))
         return servers[-1]
 
     yield start

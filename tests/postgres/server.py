@@ -37,12 +37,14 @@ _DEFAULTS = {"shared_buffers": "32MB", "max_connections": "200", "dynamic_shared
 class Server:
     """One server; made by `start_server` or `Server.standby`. Leaving the context ends it and removes its folder."""
 
-    def __init__(self, binaries: Binaries, options: dict[str, str], password: str = "") -> None:
+    def __init__(
+        self, binaries: Binaries, options: dict[str, str], *, password: str = "", place: Path | None = None
+    ) -> None:
         self.binaries = binaries
         self.options = options
         self.password = password or secrets.token_hex(8)
         self.port = free_port()
-        self.folder = make_folder()
+        self.folder = make_folder(place)
         self.data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -157,7 +159,7 @@ class Server:
 
     def standby(self, *, port: int | None = None, **options: str) -> Server:
         """A started streaming standby; `port`: of a proxy by which it reaches this server."""
-        copy = Server(self.binaries, {**self.options, "cluster_name": "standby", **options}, self.password)
+        copy = Server(self.binaries, {**self.options, "cluster_name": "standby", **options}, password=self.password)
         source = self.url_through(port or self.port)
         flags = ["-D", copy.data, "-d", source, "-R", "-X", "stream", "-c", "fast", "-C", "-S", f"to_{copy.port}"]
         _run([self.binaries["pg_basebackup"], *flags], copy.folder)
@@ -171,9 +173,14 @@ class Server:
         wait_until(lambda: not self.execute("SELECT pg_is_in_recovery()")[0][0], "the standby is promoted")
 
 
-def start_server(binaries: Binaries, *, certificate: Certificate | None = None, **options: str) -> Server:
-    """A new, empty, started server. With a certificate it takes connections with TLS only."""
-    server = Server(binaries, {**_DEFAULTS, **options})
+def start_server(
+    binaries: Binaries, *, certificate: Certificate | None = None, place: Path | None = None, **options: str
+) -> Server:
+    """A new, empty, started server. With a certificate it takes connections with TLS only.
+
+    `place` is where its folder goes, for measurements that are to include a disk: everybody must get there.
+    """
+    server = Server(binaries, {**_DEFAULTS, **options}, place=place)
     password = server.folder / "password"
     password.write_text(server.password, "utf-8")
     give(password)
@@ -218,10 +225,12 @@ def free_port() -> int:
             return port
 
 
-def make_folder() -> Path:
+def make_folder(place: Path | None = None) -> Path:
     """A throw-away folder of the user that PostgreSQL and its companions run as."""
-    folder = Path(tempfile.mkdtemp(dir=run_guard().folder))
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=place or run_guard().folder))
     give(folder)
+    if place is not None:
+        run_guard().discard(folder)
     return folder
 
 

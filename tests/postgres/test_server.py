@@ -9,6 +9,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
@@ -160,23 +161,29 @@ def folder(path: Path) -> Path:
 
 
 KILLED = """
+import sys
+from pathlib import Path
 from tests.postgres.binaries import find_binaries
 from tests.postgres.server import start_server
-server = start_server(find_binaries())
+server = start_server(find_binaries(), place=Path(sys.argv[1]) if sys.argv[1] else None)
 print(server.pid, server.folder, flush=True)
 input()
 """
 
 
-def test_a_killed_test_run_leaves_nothing_behind(postgres_binaries: Binaries) -> None:
-    run = subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("place", ["", tempfile.gettempdir()], ids=["guarded", "elsewhere"])
+def test_a_killed_test_run_leaves_nothing_behind(postgres_binaries: Binaries, place: str) -> None:
+    command = [sys.executable, "-c", KILLED, place]
+    run = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
-    pid, place = run.stdout.readline().split()
+    pid, made = run.stdout.readline().split()
+    assert not place or Path(made).parent == Path(place)
     assert signal_if_alive(int(pid), 0)
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    wait_until(lambda: not Path(place).parent.exists(), "the folder is gone")
+    wait_until(lambda: not Path(made).exists(), "the folder is gone")
     assert int(pid) not in running()
+    assert place or not Path(made).parent.exists()
 
 
 SEEN: list[str] = []

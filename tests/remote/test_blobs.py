@@ -113,4 +113,6 @@ async def test_blobs_are_held_by_the_connection(store: Shared) -> None:
         await until(lambda: first._link not in (None, lost))
         await first.now_ms()
         assert uncommitted.ids() == {"b", "c"}
+        connections = list(store.engine.owner.connections)
     await until(lambda: not uncommitted.ids())
+    assert len(connections) == 3, "they exist, and hold nothing"

@@ -9,7 +9,7 @@ import pytest
 
 from headwater import App, Event
 from headwater.config import Config
-from headwater.errors import DeclarationError
+from headwater.errors import DeclarationError, StoreError, Unavailable
 from headwater.runtime.worker import Worker
 from headwater.testing import Harness
 
@@ -38,6 +38,18 @@ async def test_what_belongs_to_the_server_is_refused(tmp_path: Path) -> None:
     for name in ("access", "pulls"):
         with pytest.raises(DeclarationError, match="a worker process does not"):
             getattr(worker, name)
+
+
+async def test_what_only_a_connected_worker_can_do(tmp_path: Path) -> None:
+    app = make_app(run_in="process")
+    files = app.bucket("files")
+    app.expose(files, "/files")
+    worker = make_worker(tmp_path, app, "shop/work")
+    options: dict[str, Any] = {"size": 0, "sha256": "", "content_type": "", "once": False}
+    with pytest.raises(StoreError, match="no secret to sign URLs with"):
+        worker.presigner.presign(files, "GET", "a", "1m", **options)
+    with pytest.raises(Unavailable):
+        await worker.webhooks.unsubscribe("none")
 
 
 async def test_in_a_harness_the_handler_runs_at_home() -> None:

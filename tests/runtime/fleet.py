@@ -73,7 +73,8 @@ class Yard:
 
     def make_scaler(self) -> Autoscaler:
         supervisor = self.h.supervisor
-        return Autoscaler(supervisor.engine, self.h.clock, supervisor.system, [self.spec], self.fleet)
+        handlers, terms = [self.spec], supervisor.terms
+        return Autoscaler(supervisor.engine, self.h.clock, supervisor.system, handlers, self.fleet, terms=terms)
 
     async def start(self) -> None:
         self.scaler.wakeups.start()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from headwater.clock import LONGEST_SLEEP_S, SystemClock, Timer
-from headwater.errors import CommitUnknown, StoreFull
+from headwater.errors import CommitUnknown, StoreDamaged, StoreFull, Unavailable
 from headwater.runtime.wakeups import RETRY_MS, Wakeups
 from headwater.testing import VirtualClock
 
@@ -59,7 +59,14 @@ async def test_a_wake_up_during_a_run_makes_it_run_once_more_and_never_beside_it
 async def test_a_failing_run_is_tried_again_and_a_failed_store_ends_it() -> None:
     clock, errors = (
         VirtualClock(),
-        [ValueError("odd"), StoreFull("no room"), CommitUnknown("lost"), ValueError("never")],
+        [
+            ValueError("odd"),
+            StoreFull("no room"),
+            Unavailable("away"),
+            CommitUnknown("lost"),
+            StoreDamaged("broken"),
+            ValueError("never"),
+        ],
     )
 
     async def work() -> None:
@@ -67,7 +74,7 @@ async def test_a_failing_run_is_tried_again_and_a_failed_store_ends_it() -> None
 
     wakeups = Wakeups("test", clock, work)
     wakeups.start()
-    for run in range(1, 8):
+    for run in range(1, 9):
         await settle()
         clock.move_to(run * RETRY_MS / 1000)
     await settle()

@@ -95,11 +95,8 @@ class Search(ABC):
                 if found.event.trace not in held:
                     yield (part := _part(found))
                     waits = waits or bool(part.waiting)
-        async for letters in self.letters():
-            for id, event, size, _ in letters:
-                whole = _is_own(event, forgotten) or (event.trace in traces and _tells(event, forgotten))
-                if whole or (event.trace in traces and _is_by(event, forgotten)):
-                    yield Part("dead_letter", (id,), size, whole=whole)
+        async for part in self._letters(forgotten, traces):
+            yield part
         async for part in self.loaded(forgotten):
             yield part
         if not waits:
@@ -116,6 +113,13 @@ class Search(ABC):
                 for found in events:
                     if _tells(found.event, forgotten) or _is_by(found.event, forgotten):
                         yield found
+
+    async def _letters(self, forgotten: Forgotten, traces: set[str]) -> AsyncGenerator[Part, None]:
+        async for letters in self.letters():
+            for id, event, size, _ in letters:
+                whole = _is_own(event, forgotten) or (event.trace in traces and _tells(event, forgotten))
+                if whole or (event.trace in traces and _is_by(event, forgotten)):
+                    yield Part("dead_letter", (id,), size, whole=whole)
 
 
 def _part(found: Found, *, whole: bool = True) -> Part:

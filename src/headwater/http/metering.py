@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from headwater.clock import Clock
-from headwater.errors import Forbidden, StoreError, Throttled
+from headwater.errors import Forbidden, StoreError, Throttled, Unavailable
 from headwater.quota import Bucket, Plan, Window, take, window_of
 
 FLUSH_S = 1.0
@@ -179,7 +179,7 @@ class Meter:
             await sleep(FLUSH_S)
             try:
                 await self.flush()
-            except StoreError as error:
+            except (StoreError, Unavailable) as error:
                 log.warning("usage could not be written", error=str(error))
 
 

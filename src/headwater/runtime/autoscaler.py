@@ -5,6 +5,9 @@ zero workers is not looked at: a doorbell waits for its first message, by leasin
 uncounted. Changes of a number are rows of `headwater/scalings`, each with its reason. A target that fails is told
 again; it is always told how many there should be in all, so telling it twice does no harm. After a start the numbers
 go on from the last rows, if messages wait.
+
+Of the servers that have a store open one decides for a queue (`runtime.terms`); the others follow its rows, to tell
+the number and to go on from it when the decider dies. Where each server runs workers of its own, each runs its share.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from headwater.errors import HeadwaterError, StoreError
 from headwater.graph import Graph
 from headwater.handlers import HandlerSpec
 from headwater.runtime.admin_base import time_of
+from headwater.runtime.terms import Terms
 from headwater.runtime.wakeups import Wakeups
 from headwater.scaling import Counts, Decision, Need, Observation, Scale, Scaling, Throughput, wanted
 from headwater.system import System
@@ -29,6 +33,10 @@ from headwater.unit import Write
 from headwater.work import UnitOfWork
 
 TICK_MS = 1_000
+FOLLOW_MS = 5_000
+"""How often a server looks that neither decides nor runs workers."""
+RETOLD_MS = 60_000
+"""After this time a target is told again, where another decider may have told it something else, late."""
 RETRY_MS = 5_000
 """When a target that failed is told again."""
 LOOKED_AT = 64
@@ -79,13 +87,28 @@ class Watch:
         self.recorded = 0
         self.since_ms: int | None = None
         self.told: int | None = None
+        self.told_ms = 0
+        self.followed: Scaling | None = None
         self.telling: asyncio.Task[None] | None = None
         self.again_ms = 0
         self.bell: asyncio.Task[None] | None = None
 
     @property
     def number(self) -> int:
-        return 0 if self.decision is None else self.decision.number
+        if self.decision is not None:
+            return self.decision.number
+        return 0 if self.followed is None else self.followed.wanted
+
+    def follow(self, last: Scaling | None) -> None:
+        """Another process decides, and this is what it last decided."""
+        if self.decision is not None:
+            self.seen = self.decision = None
+            self.throughput = Throughput()
+        if self.bell is not None:
+            self.bell.cancel()
+        self.followed = last
+        if last is not None:
+            self.recorded, self.since_ms = last.wanted, last.at_ms
 
     @property
     def rests(self) -> bool:
@@ -94,10 +117,21 @@ class Watch:
 
 
 class Autoscaler:
-    """`wakeups` runs it; `stop` ends it, the workers stay as they are."""
+    """`wakeups` runs it; `stop` ends it, the workers stay as they are.
+
+    With `shares` each server has a target of its own, which gets its share of the number.
+    """
 
     def __init__(
-        self, engine: Engine, clock: Clock, system: System, handlers: Sequence[HandlerSpec], target: Target
+        self,
+        engine: Engine,
+        clock: Clock,
+        system: System,
+        handlers: Sequence[HandlerSpec],
+        target: Target,
+        *,
+        terms: Terms,
+        shares: bool = False,
     ) -> None:
         self.wakeups = Wakeups("autoscaler", clock, self._tick)
         self.watches = {spec.queue: Watch(spec) for spec in handlers}
@@ -105,6 +139,8 @@ class Autoscaler:
         self._clock = clock
         self._system = system
         self._target = target
+        self._terms = terms
+        self._shares = shares and not terms.sole
 
     async def stop(self) -> None:
         """Idempotent."""
@@ -131,48 +167,55 @@ class Autoscaler:
             "busy": 0 if seen is None else seen.busy,
             "backlog": 0 if seen is None else seen.backlog,
             "oldest_age_ms": 0 if seen is None else seen.oldest_age_ms,
-            "reason": "" if decision is None else decision.reason,
+            "reason": decision.reason if decision else watch.followed.reason if watch.followed else "",
             "since": None if watch.since_ms is None else time_of(watch.since_ms),
             "min": scale.min,
             "max": scale.max,
         }
 
     async def _tick(self) -> int | None:
-        stats = {stats.queue: stats for stats in await self._engine.stats()}
+        mine = [watch for watch in self.watches.values() if await self._terms.hold(f"scale {watch.queue}")]
+        stats = {stats.queue: stats for stats in await self._engine.stats()} if mine else {}
+        now_ms = await self._engine.now_ms()
         for watch in self.watches.values():
             found = stats.get(watch.queue)
-            if found is not None:
-                await self._look(watch, found)
-        if all(watch.rests for watch in self.watches.values()):
+            if watch not in mine:
+                watch.follow(await self._last(watch.queue))
+                if self._shares:
+                    await self._tell(watch)
+            elif found is not None:
+                await self._look(watch, found, now_ms)
+        rests = all(watch.rests for watch in mine)
+        if rests and self._terms.sole:
             return None
-        return self._clock.wall_ms() + TICK_MS
+        return self._clock.wall_ms() + (FOLLOW_MS if rests and not self._shares else TICK_MS)
 
-    async def _look(self, watch: Watch, stats: QueueStats) -> None:
+    async def _look(self, watch: Watch, stats: QueueStats, now_ms: int) -> None:
         if watch.decision is None:
             await self._resume(watch, stats)
         before = watch.decision
-        seen = self._observe(watch, stats)
+        seen = self._observe(watch, stats, now_ms)
         decision = wanted(watch.scale, seen, before)
         if decision.number > max(1, watch.number):
             seen = msgspec.structs.replace(seen, retrying=await self._retrying(watch.queue, seen.backlog))
             decision = wanted(watch.scale, seen, before)
         watch.seen, watch.decision = seen, decision
-        self._tell(watch)
+        await self._tell(watch)
         if decision.number != watch.recorded:
             await self._record(watch, decision, seen)
         if watch.rests and watch.bell is None:
             watch.bell = asyncio.create_task(self._listen(watch), name=f"doorbell {watch.queue}")
 
-    def _observe(self, watch: Watch, stats: QueueStats) -> Observation:
+    def _observe(self, watch: Watch, stats: QueueStats, store_ms: int) -> Observation:
         now_ms = int(self._clock.monotonic() * 1000)
-        known = self._target.running(watch.queue)
+        known = watch.number if self._shares else self._target.running(watch.queue)
         running = (watch.told or 0) if known is None else known
         busy = min(-(-stats.in_flight // watch.concurrency), running)
         flow = watch.throughput
         flow.add(
             Counts(at_ms=now_ms, settled=stats.settled, dead=stats.dead, retried=stats.retried, busy=busy),
         )
-        waiting_ms = self._clock.wall_ms() - stats.due_ms if stats.due_ms else 0
+        waiting_ms = store_ms - stats.due_ms if stats.due_ms else 0
         return Observation(
             now_ms=now_ms,
             backlog=max(stats.depth - stats.delayed, stats.in_flight),
@@ -205,14 +248,23 @@ class Autoscaler:
 
     # The target
 
-    def _tell(self, watch: Watch) -> None:
-        if watch.telling is None and watch.told != watch.number and self._clock.wall_ms() >= watch.again_ms:
-            watch.telling = asyncio.create_task(self._set(watch, watch.number), name=f"scale {watch.queue}")
+    async def _tell(self, watch: Watch) -> None:
+        number, now_ms = await self._share_of(watch), self._clock.wall_ms()
+        late = not self._terms.sole and now_ms >= watch.told_ms + RETOLD_MS
+        if watch.telling is None and (watch.told != number or late) and now_ms >= watch.again_ms:
+            watch.telling = asyncio.create_task(self._set(watch, number), name=f"scale {watch.queue}")
+
+    async def _share_of(self, watch: Watch) -> int:
+        """How many workers this server's target is to run."""
+        if not self._shares:
+            return watch.number
+        place, servers = await self._terms.meet(f"workers of {watch.queue}")
+        return watch.number // servers + (place < watch.number % servers)
 
     async def _set(self, watch: Watch, number: int) -> None:
         try:
             await self._target.set(watch.queue, number)
-            watch.told = number
+            watch.told, watch.told_ms = number, self._clock.wall_ms()
             if watch.rests:
                 self.wakeups.wake()
         except HeadwaterError as error:
@@ -225,16 +277,20 @@ class Autoscaler:
 
     async def _resume(self, watch: Watch, stats: QueueStats) -> None:
         """Go on from the number that was last wanted: the messages that wait may need it."""
-        table = self._system.scalings
-        page = await self._engine.query(Query(table=table.name, partition=watch.queue, limit=1, reverse=True))
-        if not page.records:
+        last = await self._last(watch.queue)
+        if last is None:
             return
-        last = table.codec.decode(page.records[0].body)
         watch.recorded, watch.since_ms = last.wanted, last.at_ms
         number = min(max(last.wanted, watch.scale.min), watch.scale.max)
         if stats.depth > stats.delayed and not stats.paused:
             now_ms = int(self._clock.monotonic() * 1000)
             watch.decision = Decision(number, last.reason, (Need(now_ms, number),))
+
+    async def _last(self, queue: str) -> Scaling | None:
+        """The last change of the queue's number."""
+        table = self._system.scalings
+        page = await self._engine.query(Query(table=table.name, partition=queue, limit=1, reverse=True))
+        return table.codec.decode(page.records[0].body) if page.records else None
 
     async def _record(self, watch: Watch, decision: Decision, seen: Observation) -> None:
         """Write the row; scaling goes on without it where the disk is full."""

@@ -31,6 +31,7 @@ from headwater.errors import (
     StoreDamaged,
     StoreError,
     StoreFull,
+    Unavailable,
 )
 from headwater.events import Delivery
 from headwater.handlers import HandlerSpec
@@ -44,6 +45,10 @@ from headwater.work import RERUNS, contention_pause_s, current, current_request
 MAX_UNDER_WAY = 512
 PREFETCH = 4
 """How many deliveries a consumer leases at once, for each of its slots. In processes, no more than run."""
+UNREACHED_S = 1.0
+"""When a store that could not be reached is asked for messages again."""
+Held = tuple[int, int]
+"""A delivery's position and fence: messages that were leased together may have the same fence."""
 log = structlog.get_logger("headwater.consumer")
 
 
@@ -80,7 +85,7 @@ class Consumer:
         self._executor = Executor(engine, clock, spec, policy, threads=threads, acks=self._acks, tracer=tracer)
         self._context = _log_context(spec)
         self._buffer: deque[Work] = deque()
-        self._held: dict[int, Delivery] = {}
+        self._held: dict[Held, Delivery] = {}
         self._slots: set[asyncio.Task[None]] = set()
         self._releasing: set[asyncio.Task[None]] = set()
         self._filling = asyncio.Lock()
@@ -90,7 +95,7 @@ class Consumer:
         self._stopping = False
         self._idle: set[asyncio.Task[None]] = set()
         self._extender: Timer | None = None
-        self._resting: dict[int, Work] = {}
+        self._resting: dict[Held, Work] = {}
         self._abandoned = False
         self._cut: list[Delivery] = []
 
@@ -157,12 +162,12 @@ class Consumer:
 
     async def _give_back(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            self._held.pop(delivery.fence, None)
+            self._held.pop((delivery.position, delivery.fence), None)
         self._noted()
         if deliveries and not self._abandoned:
             try:
                 await self._engine.release(deliveries)
-            except StoreError as error:
+            except (StoreError, Unavailable) as error:
                 log.warning("leases could not be given back", queue=self.spec.queue, error=str(error))
 
     # Slots
@@ -213,7 +218,12 @@ class Consumer:
     async def _fill(self) -> None:
         batch = self.spec.batch
         limit = batch or (self._free if self.spec.in_process else PREFETCH * self.spec.concurrency)
-        deliveries = await self._engine.receive(self.spec.queue, limit, grouped=bool(batch))
+        try:
+            deliveries = await self._engine.receive(self.spec.queue, limit, grouped=bool(batch))
+        except Unavailable as error:
+            log.warning("no messages can be had", queue=self.spec.queue, error=str(error))
+            await self._clock.sleep(UNREACHED_S)
+            return
         self._hold(deliveries)
         if batch:
             self._buffer.append(Work(deliveries))
@@ -222,7 +232,7 @@ class Consumer:
 
     def _hold(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            self._held[delivery.fence] = delivery
+            self._held[delivery.position, delivery.fence] = delivery
         self._quiet.clear()
         if self._extender is None:
             self._extend_later()
@@ -253,7 +263,7 @@ class Consumer:
                 "acknowledgements were lost; their messages come again", queue=self.spec.queue, error=str(error)
             )
         for settle in settles:
-            self._held.pop(settle.fence, None)
+            self._held.pop((settle.position, settle.fence), None)
         self.stats.handled += len(settles)
         self._noted()
 
@@ -289,7 +299,7 @@ class Consumer:
 
     def _forget(self, work: Work, submitted: Submitted | None) -> None:
         for delivery in work.deliveries:
-            self._held.pop(delivery.fence, None)
+            self._held.pop((delivery.position, delivery.fence), None)
         self._noted()
         if submitted is None:
             return
@@ -313,7 +323,7 @@ class Consumer:
 
     def _rest(self, work: Work) -> None:
         """Wait for room on the disk."""
-        first = work.deliveries[0].fence
+        first = (work.deliveries[0].position, work.deliveries[0].fence)
         self._resting[first] = work
 
         def wake() -> None:

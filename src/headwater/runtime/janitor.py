@@ -6,8 +6,9 @@ import structlog
 
 from headwater.clock import Clock
 from headwater.engine import Engine
-from headwater.errors import StoreError, StoreFull
+from headwater.errors import CommitUnknown, StoreError, StoreFull, Unavailable
 from headwater.runtime.garbage import Garbage
+from headwater.runtime.terms import Terms
 
 SLICE = 500
 PERIOD_S = 1.0
@@ -19,8 +20,11 @@ log = structlog.get_logger("headwater.janitor")
 class Janitor:
     """`run()` until cancelled; `tick()` does what is due now."""
 
-    def __init__(self, engine: Engine, clock: Clock, history_ms: int = HISTORY_MS, most: int = HISTORY_EVENTS) -> None:
+    def __init__(
+        self, engine: Engine, clock: Clock, terms: Terms, history_ms: int = HISTORY_MS, most: int = HISTORY_EVENTS
+    ) -> None:
         self.garbage: Garbage | None = None
+        self._terms = terms
         self._engine = engine
         self._clock = clock
         self._history_ms = history_ms
@@ -33,14 +37,16 @@ class Janitor:
                 await self.tick()
             except StoreFull as error:
                 log.warning("the disk is full", error=str(error))
+            except (Unavailable, CommitUnknown) as error:
+                log.warning("upkeep is tried again", error=str(error))
             except StoreError as error:
                 log.error("upkeep stopped", error=str(error))
                 return
 
     async def tick(self) -> int:
-        """One slice of each kind, again while there is more; how much was removed."""
+        """One slice of each kind, again while there is more, if it is this process's turn; how much was removed."""
         total = 0
-        while True:
+        while await self._terms.hold("janitor"):
             removed = await self._engine.expire_records(SLICE)
             removed += await self._engine.expire_messages(SLICE)
             removed += await self._engine.sweep_loads(SLICE)

@@ -13,7 +13,7 @@ import structlog
 
 from headwater.clock import Clock
 from headwater.engine import Engine, QueueStats
-from headwater.errors import DeclarationError, StoreError, StoreFull
+from headwater.errors import DeclarationError, StoreError, StoreFull, Unavailable
 from headwater.graph import Graph
 from headwater.metrics import MINUTE_MS, Recorder, Sample, Totals
 from headwater.runtime.alarms import Alarms, Facts
@@ -70,7 +70,7 @@ class Monitor:
                 totals = await self.totals()
                 await self.rollups.write(totals.since(self._before), self._minute)
                 self._minute = 0
-            except (StoreError, DeclarationError) as error:
+            except (StoreError, Unavailable, DeclarationError) as error:
                 log.warning("the last minute's metrics could not be written", error=str(error))
 
     async def rouse(self) -> bool:

@@ -173,7 +173,7 @@ class Pulls:
         """For each receipt why it is refused, and the leases of the others by their places."""
         answers: list[HeadwaterError | None] = [None] * len(receipts)
         leases: dict[int, Lease] = {}
-        seen: set[int] = set()
+        seen: set[tuple[int, int]] = set()
         now_ms = self._clock.wall_ms()
         for n, receipt in enumerate(receipts):
             lease = self._receipts.read(receipt, queue, caller)
@@ -181,10 +181,10 @@ class Pulls:
                 answers[n] = _refused(InvalidValue, "it is no receipt of this queue for this caller", queue)
             elif lease.until_ms <= now_ms:
                 answers[n] = _refused(LeaseLost, "the receipt has expired; the item has no effect", queue)
-            elif lease.fence in seen:
+            elif (lease.position, lease.fence) in seen:
                 answers[n] = _refused(InvalidValue, "the receipt comes twice; its first item counts", queue)
             else:
-                seen.add(lease.fence)
+                seen.add((lease.position, lease.fence))
                 leases[n] = lease
         return answers, leases
 

@@ -9,6 +9,10 @@ time due, one after it leaves the ticks in their queues.
 What is due and for how long decides what becomes of missed times, not why they were missed: a server that was
 down, a clock set forward and a full disk are the same. A new schedule, a changed expression and a resumed schedule
 begin at the present time.
+
+Every process that has the store open fires, by the declaration that its row has: one that declares another expression,
+because it runs an older or newer deploy, leaves the schedule to the others. All look at the rows from time to time, for
+what others have changed.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from headwater.work import UnitOfWork, alone
 
 ON_TIME_MS = 60_000
 """Later than this after its time a run was missed."""
+LOOK_MS = 30_000
+"""When a schedule is looked at again that others may have changed."""
 COUNTED = 10_000
 """How many missed times are counted at the most."""
 log = structlog.get_logger("headwater.scheduler")
@@ -79,6 +85,7 @@ class Scheduler:
         self._due: dict[str, int | None] = {}
         self._system = system
         self._engine = engine
+        self._clock = clock
         self._recorder = recorder
 
     async def prepare(self) -> None:
@@ -120,14 +127,19 @@ class Scheduler:
             due_ms = self._due.get(name, 0)
             if due_ms is not None and due_ms <= now_ms:
                 self._due[name] = await self._fire(name, now_ms)
-        return min((due_ms for due_ms in self._due.values() if due_ms is not None), default=None)
+        due_ms = min((due_ms for due_ms in self._due.values() if due_ms is not None), default=None)
+        if due_ms is None or self._engine.features.single_process:
+            return due_ms
+        return due_ms - (now_ms - self._clock.wall_ms())  # this machine's clock is not the store's
 
     async def _fire(self, name: str, now_ms: int) -> int | None:
+        """Make the ticks of a schedule that are due; when to look at it again."""
         spec = self._specs[name]
+        look_ms = None if self._engine.features.single_process else now_ms + LOOK_MS
 
         async def work(unit: UnitOfWork) -> tuple[ScheduleRow, ScheduleRow] | None:
             before = await self._read(unit, name)
-            if before is None or before.paused:
+            if before is None or before.paused or before.spec != spec:
                 return None
             due = due_times(name, spec, before.last_ms, now_ms)
             if not due:
@@ -138,10 +150,11 @@ class Scheduler:
 
         rows = await alone(self._engine, work)
         if rows is None:
-            return None
+            return look_ms
         self._count(*rows)
         following = next(spec.timetable().ahead(rows[1].last_ms), None)
-        return None if following is None else spec.starts_ms(name, following)
+        starts_ms = None if following is None else spec.starts_ms(name, following)
+        return min((ms for ms in (starts_ms, look_ms) if ms is not None), default=None)
 
     def _count(self, before: ScheduleRow, row: ScheduleRow) -> None:
         counted = ("ticks", row.fired - before.fired), ("missed", row.missed - before.missed)

@@ -17,7 +17,7 @@ import structlog
 
 from headwater.clock import Clock
 from headwater.engine import Engine, Query, Record
-from headwater.errors import DeclarationError, StoreError
+from headwater.errors import DeclarationError, StoreError, Unavailable
 from headwater.quota import Bucket, Plan, take
 from headwater.runtime.wakeups import Wakeups
 from headwater.system import System
@@ -126,7 +126,7 @@ class Spans:
         """Write what waits."""
         try:
             await self._write()
-        except (StoreError, DeclarationError) as error:
+        except (StoreError, Unavailable, DeclarationError) as error:
             log.warning("spans could not be written", spans=len(self._waiting), error=str(error))
 
     async def close(self) -> None:

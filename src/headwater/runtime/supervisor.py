@@ -20,7 +20,7 @@ from headwater.app import App
 from headwater.blobs import BlobStore, Uncommitted
 from headwater.clock import Clock
 from headwater.engine import Engine
-from headwater.errors import DeclarationError, StoreError
+from headwater.errors import DeclarationError, StoreError, Unavailable
 from headwater.graph import Graph, build_graph, check_features, check_sources
 from headwater.http.access import Access, AccessRules
 from headwater.http.lifespan import Lifespan
@@ -40,6 +40,7 @@ from headwater.runtime.scheduler import Scheduler
 from headwater.runtime.seal import Seal
 from headwater.runtime.spans import Exporter, Spans
 from headwater.runtime.tally import Counting, Tally
+from headwater.runtime.terms import Terms
 from headwater.runtime.wakeups import Wakeups
 from headwater.runtime.webhooks import WebhookRules, Webhooks
 from headwater.system import System
@@ -104,7 +105,8 @@ class Supervisor:
         self.consumers: dict[str, Consumer] = {}
         self.tallies: dict[str, Tally] = {}
         self._leaves_processes = leaves_processes
-        self.janitor = Janitor(engine, clock, history_ms, history_events)
+        self.terms = Terms(engine, clock, self.system)
+        self.janitor = Janitor(engine, clock, self.terms, history_ms, history_events)
         self.urls: dict[str, tuple[httpx.AsyncBaseTransport | None, str]] = dict(reach or {})
         self.revision = 0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="headwater-handler")
@@ -118,7 +120,9 @@ class Supervisor:
         self.scheduler = Scheduler(self.system, self.graph.apps, engine, clock, self.recorder)
         self.monitor = self._make_monitor(alarms or {})
         target = make_target(scaling or ScaleRules(), self.webhooks.outbound, clock, pool)
-        self.autoscaler = Autoscaler(engine, clock, self.system, scaled(self.graph, leaves_processes), target)
+        handlers = scaled(self.graph, leaves_processes)
+        shares = target is pool
+        self.autoscaler = Autoscaler(engine, clock, self.system, handlers, target, terms=self.terms, shares=shares)
         timed = (self.scheduler, self.tracer, self.monitor, self.autoscaler)
         self.wakeups: list[Wakeups] = [part.wakeups for part in timed]
 
@@ -199,7 +203,7 @@ class Supervisor:
         stored = any(spec.bucket for spec in (await self.engine.catalog()).tables.values())
         if declared or (stored and self._blobs is not None):
             await self.blobs.open(await self.system.owner())
-            self.janitor.garbage = Garbage(self.engine, self.clock, self.blobs, self.uncommitted)
+            self.janitor.garbage = Garbage(self.engine, self.clock, self.blobs, self.uncommitted, self.terms)
 
     def _check_plans(self, app: App[Any], http: FastAPI) -> None:
         from headwater.http.openapi import plans_named
@@ -267,7 +271,7 @@ class Supervisor:
         """What was counted since the last second."""
         try:
             await self.access.meter.flush()
-        except (StoreError, DeclarationError) as error:
+        except (StoreError, Unavailable, DeclarationError) as error:
             log.warning("usage could not be written", error=str(error))
 
     async def crash(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from headwater.clock import Clock, Timer
-from headwater.errors import StoreError, StoreFull
+from headwater.errors import CommitUnknown, StoreError, StoreFull, Unavailable
 
 RETRY_MS = 5_000
 """When a run is tried again that raised."""
@@ -69,6 +69,8 @@ class Wakeups:
             return await self._work()
         except StoreFull as error:
             log.warning("the disk is full", work=self.name, error=str(error))
+        except (Unavailable, CommitUnknown) as error:
+            log.warning("work is tried again", work=self.name, error=str(error))
         except StoreError as error:
             log.error("work stopped", work=self.name, error=str(error))
             return None

@@ -24,7 +24,7 @@ _LATEST = (
 _NUMBER = "SELECT nextval('@process_no')"
 _BEAT = (
     "INSERT INTO @process VALUES ($1, $2, $3)"
-    " ON CONFLICT (id) DO UPDATE SET until_ms = excluded.until_ms RETURNING (SELECT count(*) FROM @process)"
+    " ON CONFLICT (id) DO UPDATE SET until_ms = excluded.until_ms RETURNING (SELECT count(*) FROM @process WHERE id <> $1)"
 )
 _REVOKE = "SELECT @revoke_leases($1, $2, $3)"
 _FORGET = "DELETE FROM @applied WHERE time_ms < $1"
@@ -68,7 +68,7 @@ class Beats(Upkeep):
         await self._measure()
         label = f"{socket.gethostname()}/{os.getpid()}"
         rows = await self.database.fetch(_BEAT, self.process, self.present_ms() + LIFE_MS, label)
-        self.others = rows[0][0] > 1
+        self.others = rows[0][0] > 0
         queues = (await self.database.fetch(_REVOKE, self.gate, self.process, self.given_ms))[0][0]
         await self._drop_unknown()
         await self.database.fetch(_FORGET, self.present_ms() - _REMEMBERED_MS)

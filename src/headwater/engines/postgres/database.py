@@ -116,15 +116,7 @@ class Database:
 
         async def connect() -> asyncpg.Pool:
             return await asyncpg.create_pool(
-                address.dsn,
-                min_size=1,
-                max_size=address.pool,
-                connection_class=_Connection,
-                statement_cache_size=200 if address.prepared else 0,
-                max_cached_statement_lifetime=0,
-                command_timeout=STATEMENT_S,
-                timeout=10.0,
-                server_settings={"application_name": "headwater"} if address.prepared else None,
+                address.dsn, min_size=1, max_size=address.pool, connection_class=_Connection, **self._options
             )
 
         try:
@@ -140,6 +132,21 @@ class Database:
                 await asyncio.wait_for(pool.close(), 5.0)
             except (TimeoutError, *UNREACHABLE):
                 pool.terminate()
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        prepared = self.address.prepared
+        return {
+            "statement_cache_size": 200 if prepared else 0,
+            "max_cached_statement_lifetime": 0,
+            "command_timeout": STATEMENT_S,
+            "timeout": 10.0,
+            "server_settings": {"application_name": "headwater"} if prepared else None,
+        }
+
+    async def connect(self) -> asyncpg.Connection:
+        """A connection beside the pool, in the loop that runs; the caller closes it."""
+        return await asyncpg.connect(self.address.dsn, **self._options)
 
     @property
     def is_open(self) -> bool:

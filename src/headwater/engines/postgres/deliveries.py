@@ -232,12 +232,15 @@ class Deliveries(Records):
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         now_s, now_ms = self.clock.monotonic(), self.present_ms()
+        fences: dict[int, set[int]] = {}
         for delivery in deliveries:
             lease = self.state.leases.get(self._place(delivery))
             if lease is not None and lease.delivery.fence == delivery.fence:
                 visibility_ms = self.state.queues[delivery.queue].visibility_ms
                 lease.deadline = now_s + visibility_ms / 1000
-                await self.database.fetch(_EXTEND, self.process, [delivery.fence], now_ms + visibility_ms)
+                fences.setdefault(visibility_ms, set()).add(delivery.fence)
+        for visibility_ms, held in fences.items():
+            await self.database.fetch(_EXTEND, self.process, list(held), now_ms + visibility_ms)
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         await self._return(deliveries, counted=False)
@@ -352,13 +355,16 @@ class Deliveries(Records):
             if settle.outcome == "retry" or lease.delivery.group is not None:
                 touched.add(place[0])
             self._forget(place, lease.delivery.fence)
-        if batch.pending:
-            self.state.merging = batch.pending.merging
         self.announce(touched)
+        if batch.pending and batch.pending.flipped:
+            self.revised()
 
     def announce(self, numbers: set[int]) -> None:
         """Something is or will be ready in these queues."""
         self.stir(numbers)
+
+    def revised(self) -> None:
+        """The catalog has a new revision; who has the old one is told by its next commit at the latest."""
 
     def _set_timer(self, line: _Line, due_ms: int) -> None:
         """Look again when the next delayed message is ready."""

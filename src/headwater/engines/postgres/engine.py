@@ -15,10 +15,10 @@ from headwater.clock import Clock
 from headwater.engine import Features
 from headwater.engines.postgres.database import Connection, checksum, translate
 from headwater.engines.postgres.flush import columns, pack_entry
+from headwater.engines.postgres.inspection import Inspections
 from headwater.engines.postgres.keys import unpack_key
 from headwater.engines.postgres.migrations import check_schema
 from headwater.engines.postgres.queues import GATE, REVISE
-from headwater.engines.postgres.staging import Loads
 from headwater.engines.postgres.state import State
 from headwater.engines.postgres.writer import Writer
 from headwater.errors import HeadwaterError, StoreError
@@ -61,7 +61,7 @@ _BODIES = (
 _MISSING = "SELECT m.queue, m.position FROM @message m WHERE NOT EXISTS (SELECT FROM @event e WHERE e.seq = m.position)"
 
 
-class PostgresEngine(Loads):
+class PostgresEngine(Inspections):
     """One store in one schema of a database; any number of processes may have it open."""
 
     features = Features(engine="postgres", max_unit_operations=MAX_OPERATIONS)
@@ -79,6 +79,7 @@ class PostgresEngine(Loads):
             self._prepare_queues()
             self._prepare_beats()
             self._prepare_listening()
+            self._prepare_loads()
             self.broken_by: asyncio.Future[HeadwaterError] = asyncio.get_running_loop().create_future()
             await self.database.open()
             try:
@@ -117,6 +118,7 @@ class PostgresEngine(Loads):
             if not self.database.is_open:
                 return
             try:
+                await self._end_questions()
                 if self._writer is not None:
                     await self._writer.stop()
                     self._writer = None
@@ -189,7 +191,7 @@ class PostgresEngine(Loads):
 
         await self.database.patiently("install", work)
         await self.reload()
-        self.tell_others("revised")
+        self.revised()
 
     async def _count_queues(self, connection: Connection, state: State, app: str) -> None:
         for name in state.apps.get(app, Catalog(apps=())).queues:

@@ -37,19 +37,7 @@ _REDRIVEN = "DELETE FROM @dead WHERE id = ANY ($1) RETURNING id"
 _FLIP = "UPDATE @load SET state = 1, origin = $2 WHERE id = $1 AND state = 0 RETURNING id"
 _GENERATION = "INSERT INTO @generation VALUES ($1, $2, $3) ON CONFLICT (tbl, scope) DO UPDATE SET load = excluded.load"
 _REVISE = "UPDATE @head SET revision = revision + 1"
-_MOVED = "DELETE FROM @staged WHERE (load, pk, sk) IN (SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]))"
-_UNINDEXED = (
-    "DELETE FROM @staged_entry WHERE (load, idx, partition, sort, pk, sk) IN"
-    " (SELECT * FROM unnest($1::bigint[], $2::int[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[]))"
-)
-_JOINED = (
-    "INSERT INTO @member SELECT * FROM unnest($1::int[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[], $6::text[])"
-    " ON CONFLICT (tbl, scope, pk, sk) DO UPDATE SET digest = excluded.digest, version = excluded.version"
-)
-_LEFT = (
-    "DELETE FROM @member WHERE (tbl, scope, pk, sk) IN"
-    " (SELECT * FROM unnest($1::int[], $2::text[], $3::bytea[], $4::bytea[]))"
-)
+_MOVE = f"SELECT @move_rows({', '.join(f'${n}' for n in range(1, 16))}) AS moved"
 
 
 class Stale(Exception):
@@ -201,19 +189,14 @@ async def _write_loads(run: Any, pending: Pending) -> None:
     if pending.flipped:
         await run(_REVISE)
     if pending.moved:
-        await run(_MOVED, *pack_places(pending.moved))
-    if pending.entries:
-        await run(_UNINDEXED, *columns([(load, *pack_entry(tuple(row))) for load, *row in pending.entries], 6))
-    joined = [(tbl, scope, *pack_key((pk, sk)), *member) for (tbl, scope, pk, sk), member in _members(pending, True)]
-    left = [(tbl, scope, *pack_key((pk, sk))) for (tbl, scope, pk, sk), _ in _members(pending, False)]
-    if joined:
-        await run(_JOINED, *columns(joined, 6))
-    if left:
-        await run(_LEFT, *columns(left, 4))
-
-
-def _members(pending: Pending, present: bool) -> list[tuple[Any, Any]]:
-    return [(key, member) for key, member in pending.members.items() if (member is not None) == present]
+        entries = [(load, *pack_entry(tuple(row))) for load, *row in pending.entries]
+        members = [
+            (tbl, scope, *pack_key((pk, sk)), *(member or (None, None)))
+            for (tbl, scope, pk, sk), member in pending.members.items()
+        ]
+        arguments = (*pack_places(pending.moved), *columns(entries, 6), *columns(members, 6))
+        if not (await run(_MOVE, *arguments))[0]["moved"]:
+            raise Stale("another process has moved the rows")
 
 
 async def redact(connection: Connection, database: Database, batch: Batch) -> None:

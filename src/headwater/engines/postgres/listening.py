@@ -96,6 +96,10 @@ class Listening(Beats):
         if self.others and numbers:
             self.tell_others(*map(str, numbers))
 
+    def revised(self) -> None:
+        self._start(self._follow_revision())
+        self.tell_others(_REVISED)
+
     def tell_others(self, *news: str) -> None:
         self._news.update(news)
         if not self._telling and not self._closing:
@@ -121,9 +125,15 @@ class Listening(Beats):
 
     def _poll(self) -> None:
         if not self._closing:
+            self._start(self._look_again())
+
+    async def _look_again(self) -> None:
+        try:
             if not self._listening and self.others:
-                self._start(self._look())
-            self._poll_later()
+                await self._look()
+        finally:
+            if not self._closing:
+                self._poll_later()
 
     async def _look(self) -> None:
         """Ask which of the queues that somebody waits for have something, without notifications."""

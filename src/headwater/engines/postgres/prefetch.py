@@ -37,10 +37,11 @@ Places = tuple[list[int], list[bytes], list[bytes]]
 async def prefetch(database: Database, connection: Connection, batch: Batch, commits: Sequence[Commit]) -> None:
     """Fill the batch's image."""
     wanted = Wanted(batch.state, commits)
+    if wanted.flips or batch.state.merging:
+        # Before the records: a row that gets into place meanwhile is found in one of both.
+        batch.pending = await _read_pending(database, connection, batch, wanted)
     if wanted.records:
         await _read_records(database, connection, batch, wanted.records)
-    if wanted.flips or batch.state.merging:
-        batch.pending = await _read_pending(database, connection, batch, wanted)
     batch.wanted_claims = wanted.claims
     if wanted.claims:
         scopes, ids = zip(*wanted.claims, strict=True)

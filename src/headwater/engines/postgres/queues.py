@@ -113,6 +113,7 @@ class Queues(Deliveries):
         await self._change(_PAUSE if paused else _RESUME, number)
         (self.state.paused.add if paused else self.state.paused.discard)(number)
         await self.reload()
+        self.revised()
         self.announce({number})
 
     async def _change(self, statement: str, *arguments: Any) -> list[Any]:
@@ -145,6 +146,7 @@ class Queues(Deliveries):
 
         async def work() -> tuple[int, int]:
             async with self.database.transaction() as connection:
+                await connection.fetch(GATE, self.gate)
                 rows = await connection.fetch(self.database.sql(FREE), number, after, last, _SLICE)
                 await self.remove(connection, number, [tuple(row) for row in rows])
                 return len(rows), rows[-1][0] if len(rows) == _SLICE else 0
@@ -154,7 +156,10 @@ class Queues(Deliveries):
         return removed, following
 
     async def remove(self, connection: Connection, number: int, places: list[tuple[int, str | None]]) -> None:
-        """Delete messages (position, group) that the caller has locked, and have their groups go on."""
+        """Delete messages (position, group) that the caller has locked, and have their groups go on.
+
+        The caller has the gate alone: a message that is sent meanwhile could wait for a head that is gone.
+        """
         if not places:
             return
         groups = sorted({group for _, group in places if group is not None})
@@ -215,11 +220,13 @@ class Queues(Deliveries):
 
         subscription = await self.database.patiently("subscribe", work)
         await self.reload()
+        self.revised()
         return subscription
 
     async def unsubscribe(self, id: str) -> bool:
         removed = await self._change(_UNSUBSCRIBE, id)
         await self.reload()
+        self.revised()
         return bool(removed)
 
     async def replay(self, table: str, queue: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headwater.engines.postgres.database import checksum
 from headwater.engines.postgres.keys import unpack_key
-from headwater.engines.postgres.queues import Queues
+from headwater.engines.postgres.queues import GATE, Queues
 from headwater.ids import new_id
 from headwater.unit import Commit, Write
 
@@ -71,6 +71,7 @@ class Upkeep(Queues):
 
         async def work() -> int:
             async with self.database.transaction() as connection:
+                await connection.fetch(GATE, self.gate)
                 rows = await connection.fetch(self.database.sql(_OVERDUE), number, oldest_ms, limit)
                 if rows:
                     bodies = [row["envelope"] for row in rows]

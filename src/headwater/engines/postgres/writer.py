@@ -33,6 +33,7 @@ MOST_OPERATIONS = 2_000
 _TRIES = 3
 _WRITTEN, _REVISED, _STALE, _LOST = range(4)
 _GATE = "SELECT pg_advisory_xact_lock($1)"
+_REVISION = "SELECT revision FROM @head"
 _RESOLVE = "INSERT INTO @applied VALUES ($1, 0, $2, true) ON CONFLICT (id) DO NOTHING RETURNING id"
 _OUTCOME = "SELECT block, void FROM @applied WHERE id = $1"
 Result = Committed | HeadwaterError
@@ -141,6 +142,7 @@ class Writer:
             if not alone:
                 batch, results, image = await self._work_out(connection, commits)
                 if batch.is_empty:
+                    await self._check_revision(connection, batch, commits)
                     return batch, results, 0
                 if is_plain(batch):
                     return batch, results, await self._apply(id, connection, batch, results, image)
@@ -171,11 +173,19 @@ class Writer:
         taken = wanted | {claim: expires_ms for claim, (expires_ms, _) in batch.claims.items()}
         return batch, [batch.apply(commit) for commit in commits], (image, taken)
 
+    async def _check_revision(self, connection: Connection, batch: Batch, commits: Sequence[Commit]) -> None:
+        """What is only read or refused, too, is judged by the catalog and the loads in force."""
+        if any(_size(commit) > 1 for commit in commits):
+            revision = await connection.fetchval(self._store.database.sql(_REVISION))
+            if revision != batch.head.revision:
+                await self._store.reload()
+                raise Stale("the catalog has changed")
+
     async def _apply(
         self, id: str, connection: Connection, batch: Batch, results: list[Result], image: tuple[Any, Any]
     ) -> int:
         store = self._store
-        given = (id, store.state.head.revision, batch.now_ms, store.given_ms, store.gate)
+        given = (id, batch.head.revision, batch.now_ms, store.given_ms, store.gate)
         try:
             row = await connection.fetchrow(
                 store.database.sql(APPLY), *given, *arguments(batch, *image, self._ending(batch))

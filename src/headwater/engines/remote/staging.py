@@ -111,10 +111,9 @@ class Stagings:
             del self._running[load]
 
     async def close(self, load: int) -> None:
-        """End what still runs of it, and give up what comparing needed."""
+        """Behind what still runs of it: give up what comparing needed."""
         running, staging = self._running.get(load), self._stagings.pop(load, None)
         if running is not None:
-            running.cancel()
             await asyncio.wait([running])
         if staging is not None:
             staging.close()

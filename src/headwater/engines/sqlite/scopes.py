@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import apsw
 
+from headwater.applying.loading import anothers
 from headwater.engines.sqlite.database import Row, fetch, select_rows
-from headwater.errors import InvalidValue
 from headwater.events import Key
 
 _OTHERS = "SELECT scope, load FROM generation WHERE tbl = ? AND scope != ?"
@@ -54,10 +54,4 @@ class OtherScopes:
 
     def _refuse(self, held: Sequence[Row]) -> None:
         for other, pk, sk in held:
-            key = repr(pk) if sk == "" else repr((pk, sk))
-            raise InvalidValue(
-                f"the load brings the key {key}, which belongs to the scope {other!r}",
-                operation="load",
-                resource=f"{self._table} {self._scope}".rstrip(),
-                hint='each key has one scope: load the other one without it first, with missing="delete" or "expire"',
-            )
+            raise anothers((pk, sk), other, f"{self._table} {self._scope}".rstrip())

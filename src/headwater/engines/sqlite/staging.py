@@ -19,25 +19,26 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
 
 from headwater.applying import documents as stored
 from headwater.applying.batch import entry_rows
+from headwater.applying.loading import SLICE_BYTES, Brought, Member, Present, judge, leaves_ms, slices, too_many
 from headwater.catalog import TableSpec
 from headwater.engine import Differences, Document, Missing, Staging
 from headwater.engines.sqlite.database import Row, checksum, fetch, insert_rows, select_rows, verify
 from headwater.engines.sqlite.records import translated
 from headwater.engines.sqlite.scopes import OtherScopes
 from headwater.engines.sqlite.upkeep import Upkeep
-from headwater.errors import Conflict, InvalidValue, LoadRefused
+from headwater.errors import Conflict
 from headwater.events import Key
 from headwater.ids import new_id
 from headwater.unit import Commit, Flip, Write
 
-SLICE_ROWS, SLICE_BYTES = 128, 512 * 1024
+SLICE_ROWS = 128
 GIVEN_UP_S = 3600.0
 """How long after its last slice a load that is neither flipped nor abandoned is taken for forgotten."""
 _MEMBERS = (
@@ -52,7 +53,6 @@ _BODIES = (
     "WITH k(t, p, s) AS (VALUES {keys}) SELECT pk, sk, body, crc"
     " FROM k CROSS JOIN record ON tbl = t AND pk = p AND sk = s"
 )
-_SEEN = "WITH k(p, s) AS (VALUES {keys}) SELECT pk, sk FROM k CROSS JOIN seen ON pk = p AND sk = s"
 MEMBERS_AFTER = "SELECT pk, sk FROM member WHERE tbl = ? AND scope = ? AND (pk, sk) > (?, ?) ORDER BY pk, sk LIMIT ?"
 STAND = (
     "SELECT m.pk, m.sk, m.version IS r.version AND (r.expires_ms IS NULL OR r.expires_ms > ?) FROM member m"
@@ -73,22 +73,21 @@ class SqliteStaging:
         self._loads = loads
         self._spec = spec
         self._table = loads.table_number(spec.name)
+        self._resource = f"{spec.name} {flip.scope}".rstrip()
         self._uid = new_id()
         self._others = OtherScopes(loads.reader, self._table, spec.name, flip.scope)
         self._writing: asyncio.Future[Any] | None = None
-        self._seen = apsw.Connection("")  # temporary: beyond its cache it lies in a file that nobody else sees
-        self._seen.execute("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")
-        self._seen.execute("CREATE TABLE seen (pk TEXT, sk ANY, PRIMARY KEY (pk, sk)) STRICT, WITHOUT ROWID")
+        self._brought = Brought(spec.name)
 
     def close(self) -> None:
-        self._seen.close()
+        self._brought.close()
 
     async def add(self, documents: Sequence[Document]) -> Differences:
         total = Differences()
         for at in range(0, len(documents), SLICE_ROWS):
             differences, rows = self._compare(documents[at : at + SLICE_ROWS])
             total += differences
-            for slice in _slices(rows):
+            for slice in slices(rows):
                 await self._stage(slice)
             await asyncio.sleep(0)
         return total
@@ -96,7 +95,7 @@ class SqliteStaging:
     @translated("load")
     def _compare(self, documents: Sequence[Document]) -> tuple[Differences, list[Row]]:
         """What differs, as rows of `staged`."""
-        self._see(documents)
+        self._brought.add([document.key for document in documents])
         reader, now_ms = self._loads.reader, self._loads.present_ms()
         members = self._members([document.key for document in documents])
         self._others.check([document.key for document in documents if document.key not in members])
@@ -106,18 +105,12 @@ class SqliteStaging:
         doubtful: list[tuple[Document, int | None]] = []
         for document in documents:
             key, expires_ms = document.key, stored.expiry(self._spec, document.body, now_ms)
-            if (record := records.get(key)) is None:
-                inserted += 1
-                staged.append((document, expires_ms))
-                continue
-            version, schema, expiring_ms = record
-            digest, written = members.get(key, (None, None))
-            if version != written:
+            verdict = judge(document, records.get(key), members.get(key), self._spec.schema, expires_ms)
+            inserted += verdict == "inserted"
+            modified += verdict == "modified"
+            if verdict == "doubtful":
                 doubtful.append((document, expires_ms))
-            elif digest != document.digest:
-                modified += 1
-                staged.append((document, expires_ms))
-            elif schema != self._spec.schema or expires_ms != expiring_ms:
+            elif verdict != "same":
                 staged.append((document, expires_ms))
         if doubtful:
             keys = [(self._table, *document.key) for document, _ in doubtful]
@@ -133,33 +126,17 @@ class SqliteStaging:
         body, (pk, sk) = document.body, document.key
         return (pk, sk, checksum(body), self._spec.schema, expires_ms, document.digest, body)
 
-    def _see(self, documents: Sequence[Document]) -> None:
-        """Remember the keys, so that missing ones can be told."""
-        keys: list[Row] = [document.key for document in documents]
-        try:
-            with self._seen:
-                insert_rows(self._seen, "INSERT INTO seen", keys)
-        except apsw.ConstraintError:
-            known = set(select_rows(self._seen, _SEEN, keys))
-            twice = next((key for n, key in enumerate(keys) if key in keys[:n] or key in known), keys[0])
-            raise InvalidValue(
-                f"the load brings the key {_shown(twice)} twice",
-                operation="load",
-                resource=self._spec.name,
-                hint="group its rows, or remove the repeated ones",
-            ) from None
-
-    def _members(self, keys: Sequence[Key]) -> dict[Key, tuple[bytes | None, str | None]]:
+    def _members(self, keys: Sequence[Key]) -> dict[Key, Member]:
         places = [(self._table, self.flip.scope, *key) for key in keys]
         rows = select_rows(self._loads.reader, _MEMBERS, places)
-        return {(pk, sk): (digest, version) for pk, sk, digest, version in rows}
+        return {(pk, sk): Member(digest, version) for pk, sk, digest, version in rows}
 
-    def _records(self, keys: Sequence[Key]) -> dict[Key, tuple[str, int, int | None]]:
+    def _records(self, keys: Sequence[Key]) -> dict[Key, Present]:
         """Version, model version and expiry of those records that are there and not expired."""
         now_ms = self._loads.present_ms()
         rows = select_rows(self._loads.reader, _VERSIONS, [(self._table, *key) for key in keys])
         return {
-            (pk, sk): (version, schema, expires_ms)
+            (pk, sk): Present(version, schema, expires_ms)
             for pk, sk, version, schema, expires_ms in rows
             if expires_ms is None or expires_ms > now_ms
         }
@@ -195,15 +172,17 @@ class SqliteStaging:
     async def finish(self, missing: Missing, grace_ms: int, max_removed: float) -> int:
         vanished = 0
         after: Row | None = _FIRST
-        leaves_ms = self._loads.present_ms() + grace_ms if missing == "expire" else None
+        at_ms = self._loads.present_ms() + grace_ms if missing == "expire" else None
         most = math.inf if missing == "keep" else self._count_members() * max_removed + 1e-6
         while after is not None:
             absent, after = self._look_for_missing(after)
             vanished += sum(record is not None for record in absent.values())
             if vanished > most:
-                raise self._refused(vanished, max_removed)
+                raise too_many(vanished, self._count_members(), max_removed, self._resource)
             if missing != "keep":
-                await self._stage([_leaving(key, record, leaves_ms) for key, record in absent.items()])
+                await self._stage(
+                    [(*key, 0, 1, leaves_ms(record, at_ms), None, None) for key, record in absent.items()]
+                )
             await asyncio.sleep(0)
         await self._written()
         while await self._loads.expand(self._spec.name):
@@ -216,10 +195,10 @@ class SqliteStaging:
         self._others.check_staged(self.flip.load)
 
     @translated("load")
-    def _look_for_missing(self, after: Row) -> tuple[dict[Key, tuple[str, int, int | None] | None], Row | None]:
+    def _look_for_missing(self, after: Row) -> tuple[dict[Key, Present | None], Row | None]:
         """Of a page of the scope's members those that the load has not brought, with their records; the last one."""
         keys = fetch(self._loads.reader, MEMBERS_AFTER, (self._table, self.flip.scope, *after, SLICE_ROWS))
-        brought = set(select_rows(self._seen, _SEEN, keys))
+        brought = self._brought.among([(pk, sk) for pk, sk in keys])
         absent = [(pk, sk) for pk, sk in keys if (pk, sk) not in brought]
         records = self._records(absent)
         return {key: records.get(key) for key in absent}, keys[-1] if keys else None
@@ -232,40 +211,6 @@ class SqliteStaging:
             (self._table, self.flip.scope),
         )
         return int(counted[0][0])
-
-    def _refused(self, vanished: int, max_removed: float) -> LoadRefused:
-        return LoadRefused(
-            f"it would remove at least {vanished} of the {self._count_members()} rows of its scope,"
-            f" {max_removed:.4g} of them may go",
-            operation="load",
-            resource=f"{self._spec.name} {self.flip.scope}".rstrip(),
-            hint="look whether its source is whole; load it with a greater max_removed if it is",
-        )
-
-
-def _leaving(key: Row, record: tuple[str, int, int | None] | None, leaves_ms: int | None) -> Row:
-    """The staged row of a key that its load does not bring: the record goes now, or expires."""
-    if record is None:
-        leaves_ms = None
-    elif leaves_ms is not None and record[2] is not None:
-        leaves_ms = min(leaves_ms, record[2])
-    return (*key, 0, 1, leaves_ms, None, None)
-
-
-def _slices(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Rows of `staged` in slices of bounded size."""
-    begin = size = 0
-    for at, (*_, body) in enumerate(rows):
-        size += len(body)
-        if size > SLICE_BYTES and at > begin:
-            yield rows[begin:at]
-            begin, size = at, len(body)
-    if begin < len(rows):
-        yield rows[begin:]
-
-
-def _shown(key: Row) -> str:
-    return repr(key[0]) if key[1] == "" else repr(key)
 
 
 class Loads(Upkeep):

@@ -157,12 +157,13 @@ CREATE TABLE claim (
 CREATE INDEX claim_expiry ON claim (expires_ms);
 
 -- Bulk loads on their way. state 0: being staged; 1: flipped, its rows come before records; 2: given up.
--- touched_ms: when it last went on.
+-- process: that stages it; touched_ms: when it last went on.
 CREATE TABLE load (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tbl integer NOT NULL,
     scope text NOT NULL,
     state integer NOT NULL,
+    process bigint NOT NULL,
     touched_ms bigint NOT NULL,
     origin bytea
 );
@@ -518,4 +519,100 @@ AS $$
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM pg_notify(channel, payload);
+END $$;
+
+-- What the store has for the keys of a load, the n-th each: the record (its body if the scope's last load did not write
+-- it so), what that load wrote, and the scope that the key belongs to if it is another one.
+CREATE FUNCTION compare_rows(of_tbl integer, of_scope text, k_pk bytea[], k_sk bytea[]) RETURNS TABLE (
+    n bigint, version text, crc bigint, schema integer, expires_ms bigint, body bytea, digest bytea, written text,
+    other text
+) LANGUAGE plpgsql STABLE
+SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan SET jit = off
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT k.n, r.version, r.crc, r.schema, r.expires_ms,
+        CASE WHEN r.version IS DISTINCT FROM m.version THEN r.body END, m.digest, m.version,
+        CASE WHEN m.version IS NULL THEN (
+            SELECT g.scope FROM generation g
+            JOIN member o ON o.tbl = g.tbl AND o.scope = g.scope AND o.pk = k.pk AND o.sk = k.sk
+            WHERE g.tbl = of_tbl AND g.scope <> of_scope LIMIT 1) END
+    FROM unnest(k_pk, k_sk) WITH ORDINALITY AS k(pk, sk, n)
+    LEFT JOIN record r ON r.tbl = of_tbl AND r.pk = k.pk AND r.sk = k.sk
+    LEFT JOIN member m ON m.tbl = of_tbl AND m.scope = of_scope AND m.pk = k.pk AND m.sk = k.sk;
+END $$;
+
+-- A page of a scope's rows; with a time, whether each record is there as the scope's last load wrote it.
+CREATE FUNCTION members_after(
+    of_tbl integer, of_scope text, after_pk bytea, after_sk bytea, want integer, at_ms bigint DEFAULT NULL
+) RETURNS TABLE (pk bytea, sk bytea, stands boolean) LANGUAGE plpgsql STABLE
+SET search_path FROM CURRENT SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT m.pk, m.sk, CASE WHEN at_ms IS NOT NULL THEN EXISTS (
+        SELECT FROM record r WHERE r.tbl = m.tbl AND r.pk = m.pk AND r.sk = m.sk AND r.version = m.version
+            AND (r.expires_ms IS NULL OR r.expires_ms > at_ms)) END
+    FROM member m WHERE m.tbl = of_tbl AND m.scope = of_scope AND (m.pk, m.sk) > (after_pk, after_sk)
+    ORDER BY m.pk, m.sk LIMIT want;
+END $$;
+
+-- A key that a load has staged and that belongs to another scope.
+CREATE FUNCTION staged_member(of_tbl integer, of_scope text, of_load bigint) RETURNS TABLE (pk bytea, sk bytea)
+LANGUAGE plpgsql STABLE
+SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off
+SET plan_cache_mode = force_generic_plan SET jit = off
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT m.pk, m.sk FROM staged s JOIN member m ON m.tbl = of_tbl AND m.scope = of_scope AND m.pk = s.pk AND m.sk = s.sk
+    WHERE s.load = of_load LIMIT 1;
+END $$;
+
+-- The next rows that a table's flipped load has staged, or the load alone when there are none after the given key.
+CREATE FUNCTION next_staged(of_tbl integer, after_pk bytea, after_sk bytea, want integer)
+RETURNS TABLE (load bigint, pk bytea, sk bytea, size integer) LANGUAGE plpgsql STABLE
+SET search_path FROM CURRENT SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT l.id, s.pk, s.sk, length(s.body) FROM load l LEFT JOIN LATERAL (
+        SELECT x.pk, x.sk, x.body FROM staged x WHERE x.load = l.id AND (x.pk, x.sk) > (after_pk, after_sk)
+        ORDER BY x.pk, x.sk LIMIT want
+    ) s ON true
+    WHERE l.tbl = of_tbl AND l.state = 1;
+END $$;
+
+-- Take rows of flipped loads out of `staged`, with their index entries, and follow in `member` (without a digest the row
+-- leaves its scope); false: another process has moved some of them.
+CREATE FUNCTION move_rows(
+    s_load bigint[], s_pk bytea[], s_sk bytea[],
+    x_load bigint[], x_idx integer[], x_partition bytea[], x_sort bytea[], x_pk bytea[], x_sk bytea[],
+    m_tbl integer[], m_scope text[], m_pk bytea[], m_sk bytea[], m_digest bytea[], m_version text[]
+) RETURNS boolean LANGUAGE plpgsql
+SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan SET jit = off
+AS $$
+DECLARE
+    moved bigint;
+BEGIN
+    DELETE FROM staged s USING unnest(s_load, s_pk, s_sk) AS g(load, pk, sk)
+    WHERE s.load = g.load AND s.pk = g.pk AND s.sk = g.sk;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved < cardinality(s_load) THEN
+        RETURN false;
+    END IF;
+    DELETE FROM staged_entry e USING unnest(x_load, x_idx, x_partition, x_sort, x_pk, x_sk)
+        AS g(load, idx, partition, sort, pk, sk)
+    WHERE e.load = g.load AND e.idx = g.idx AND e.partition = g.partition AND e.sort = g.sort
+        AND e.pk = g.pk AND e.sk = g.sk;
+    INSERT INTO member SELECT * FROM unnest(m_tbl, m_scope, m_pk, m_sk, m_digest, m_version)
+        AS j(tbl, scope, pk, sk, digest, version) WHERE j.digest IS NOT NULL
+    ON CONFLICT (tbl, scope, pk, sk) DO UPDATE SET digest = excluded.digest, version = excluded.version;
+    DELETE FROM member m USING unnest(m_tbl, m_scope, m_pk, m_sk, m_digest) AS j(tbl, scope, pk, sk, digest)
+    WHERE j.digest IS NULL AND m.tbl = j.tbl AND m.scope = j.scope AND m.pk = j.pk AND m.sk = j.sk;
+    RETURN true;
 END $$;

@@ -1,4 +1,8 @@
-"""The views of `headwater sql`, as SELECT statements on the store's own tables."""
+"""The views of `headwater sql`, as SELECT statements on the tables that an engine provides.
+
+`record` (and `staged`, for a table that merges a load), `event`, `dead`, `attempt` and `name` have the columns of the
+SQLite engine's schema; what has the messages, each with its event, is the engine's to say.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from typing import NamedTuple
 import apsw
 
 from headwater.catalog import TableSpec
-from headwater.engines.sqlite.database import fetch
 
 SAMPLE = 200
 """How many rows are looked at for the fields of a table without a model."""
@@ -31,35 +34,41 @@ def _event(part: str, envelope: str = "e.envelope", source: str = "n.name") -> s
 
 
 _SOURCE_OF_LETTER = "event_part(d.envelope, '', 'source')"
-STORE_VIEWS = (
-    View(
-        ("events",),
-        f"SELECT e.seq AS position, e.id, {_time('e.time_ms')} AS time, n.name AS source, {_event('type')},"
-        f" {_event('subject')}, {_event('data')}, {_event('old')}, e.trace, {_event('cause')}, {_event('depth')}"
-        " FROM event e JOIN name n ON n.id = e.source",
-    ),
-    View(
-        ("messages",),
-        f"SELECT q.name AS queue, m.position, e.id AS event, n.name AS source, {_event('type')}, {_event('subject')},"
-        f" {_event('data')}, m.grp AS fifo_group, m.receives, {_time('m.sent_ms')} AS sent,"
-        f" iif(m.ready_ms > 0, {_time('m.ready_ms')}, NULL) AS ready, e.trace"
-        " FROM message m JOIN event e ON e.seq = m.event JOIN name q ON q.id = m.queue JOIN name n ON n.id = e.source",
-    ),
-    View(
-        ("dead_letters",),
-        f"SELECT d.id, q.name AS queue, d.event_id AS event, {_SOURCE_OF_LETTER} AS source, "
-        + ", ".join(
-            _event(part, "d.envelope", _SOURCE_OF_LETTER) for part in ("type", "subject", "data", "old", "trace")
-        )
-        + f", d.grp AS fifo_group, d.receives, d.reason, {_time('d.died_ms')} AS died"
-        " FROM dead d JOIN name q ON q.id = d.queue",
-    ),
-    View(
-        ("failures",),
-        f"SELECT a.event_id AS event, q.name AS queue, a.n AS receive, a.outcome, a.error, {_time('a.started_ms')}"
-        f" AS started, {_time('a.ended_ms')} AS ended FROM attempt a JOIN name q ON q.id = a.queue",
-    ),
-)
+
+
+def store_views(messages: str) -> tuple[View, ...]:
+    """`messages`: a table or a query with queue, position, grp, receives, sent_ms and ready_ms of messages, and with
+    id, source, envelope and trace of their events."""
+    return (
+        View(
+            ("events",),
+            f"SELECT e.seq AS position, e.id, {_time('e.time_ms')} AS time, n.name AS source, {_event('type')},"
+            f" {_event('subject')}, {_event('data')}, {_event('old')}, e.trace, {_event('cause')}, {_event('depth')}"
+            " FROM event e JOIN name n ON n.id = e.source",
+        ),
+        View(
+            ("messages",),
+            "SELECT q.name AS queue, m.position, m.id AS event, n.name AS source, "
+            + ", ".join(_event(part, "m.envelope") for part in ("type", "subject", "data"))
+            + f", m.grp AS fifo_group, m.receives, {_time('m.sent_ms')} AS sent,"
+            f" iif(m.ready_ms > 0, {_time('m.ready_ms')}, NULL) AS ready, m.trace"
+            f" FROM {messages} m JOIN name q ON q.id = m.queue JOIN name n ON n.id = m.source",
+        ),
+        View(
+            ("dead_letters",),
+            f"SELECT d.id, q.name AS queue, d.event_id AS event, {_SOURCE_OF_LETTER} AS source, "
+            + ", ".join(
+                _event(part, "d.envelope", _SOURCE_OF_LETTER) for part in ("type", "subject", "data", "old", "trace")
+            )
+            + f", d.grp AS fifo_group, d.receives, d.reason, {_time('d.died_ms')} AS died"
+            " FROM dead d JOIN name q ON q.id = d.queue",
+        ),
+        View(
+            ("failures",),
+            f"SELECT a.event_id AS event, q.name AS queue, a.n AS receive, a.outcome, a.error, {_time('a.started_ms')}"
+            f" AS started, {_time('a.ended_ms')} AS ended FROM attempt a JOIN name q ON q.id = a.queue",
+        ),
+    )
 
 
 def table_view(
@@ -109,8 +118,9 @@ def _fields(connection: apsw.Connection, spec: TableSpec, number: int, load: int
         return list(spec.fields)
     found = dict.fromkeys(field for field in (spec.partition, spec.sort) if field)
     for table, column, value in (("record", "tbl", number), ("staged", "load", load)):
-        rows = fetch(
-            connection,
+        if value is None:
+            continue
+        rows = connection.execute(
             "SELECT DISTINCT j.key FROM (SELECT CAST(body AS TEXT) AS body FROM"
             f" {table} WHERE {column} = ? AND body IS NOT NULL LIMIT {SAMPLE}) r, json_each(r.body) j ORDER BY 1",
             (value,),

@@ -1,0 +1,22 @@
+"""URLs of stores, as they may be shown: a password stands in some."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlsplit
+
+
+def is_file_store(url: str) -> bool:
+    """Whether the store is a folder of this machine, owned by one process at a time."""
+    return url.partition(":")[0] == "sqlite"
+
+
+def shown_store(url: str) -> str:
+    """The URL without user, password and parameters, but for the schema: what tells one store from another."""
+    if is_file_store(url):
+        return url
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url.partition(":")[0]
+    place = rest.partition("?")[0].rpartition("@")[2]
+    schema = dict(parse_qsl(urlsplit(url.replace("#", "%23")).query)).get("schema", "") if "?" in rest else ""
+    return f"{scheme}://{place}" + (f"?schema={schema}" if schema else "")
