@@ -1,4 +1,4 @@
-"""`python -m bench [NAME ...] [--json] [--n N]`."""
+"""`python -m bench [NAME ...] [--engine postgres] [--store URL] [--json] [--n N]`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import uvloop
@@ -20,9 +21,12 @@ from bench.intake import intake, overload
 from bench.latency import latency
 from bench.operations import operations
 from bench.pipeline import changes, pipeline
+from bench.pressure import pressure
 from bench.remote import remote
 from bench.report import Report
 from bench.scale import scale
+from bench.stores import postgres, postgres_at
+from headwater.runtime.logs import configure_logs
 
 Bench = Callable[..., Awaitable[Report]]
 BENCHES: dict[str, Bench] = {
@@ -44,25 +48,37 @@ BENCHES: dict[str, Bench] = {
         scale,
     )
 }
+POSTGRES: dict[str, Bench] = {
+    fn.__name__: fn for fn in (pipeline, changes, latency, fanout, backlog, dataset, groups, pressure)
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)} (default: all)")
+    known = ", ".join(BENCHES | POSTGRES)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {known} (default: all of the engine's)")
+    parser.add_argument("--engine", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument("--store", help="the URL of a PostgreSQL server (default: one is started, on this disk)")
     parser.add_argument("--json", action="store_true", help="one JSON line each")
     parser.add_argument("--n", type=int, help="how many operations")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(BENCHES):
-        parser.error(f"no benchmark {unknown.pop()!r}")
-    for name in options.names or BENCHES:
-        report = uvloop.run(_measured(BENCHES[name], options.n))
+    on_postgres = options.engine == "postgres" or options.store is not None
+    benches = POSTGRES if on_postgres else BENCHES
+    if unknown := set(options.names) - set(benches):
+        parser.error(f"no benchmark {unknown.pop()!r} on {'PostgreSQL' if on_postgres else 'SQLite'}")
+    given: dict[str, Any] = {"n": options.n} if options.n else {}
+    if on_postgres:
+        given["setting"] = postgres_at(options.store) if options.store else postgres
+    configure_logs(lowest="warning")
+    for name in options.names or benches:
+        report = uvloop.run(_measured(benches[name], given))
         print(_json(report) if options.json else _line(report), flush=True)
     return 0
 
 
-async def _measured(bench: Bench, n: int | None) -> Report:
+async def _measured(bench: Bench, given: dict[str, Any]) -> Report:
     assert inspect.iscoroutinefunction(bench)
-    return await (bench(n) if n else bench())
+    return await bench(**given)
 
 
 def _json(report: Report) -> str:

@@ -11,7 +11,8 @@ import statistics
 import sys
 
 from bench.pipeline import TEXT, Note
-from bench.report import Report, Stopwatch, resident_mb, scratch, versions
+from bench.report import Report, Stopwatch, resident_mb
+from bench.stores import Setting, sqlite
 from headwater import App
 from headwater.clock import SystemClock
 from headwater.codec import encode_json
@@ -47,23 +48,22 @@ async def _fill(engine: Engine, queue: str, n: int) -> None:
     await asyncio.gather(*pending)
 
 
-async def one_size(n: int) -> dict[str, float]:
+async def one_size(n: int, url: str) -> dict[str, float]:
     """The median rate of rounds that each take `MEASURED` messages; what they take is sent again after each."""
     app = App("bench")
     queue = app.queue("backlog", Note, retention="30d").name
-    with scratch() as folder:
-        engine = make_engine(f"sqlite:{folder / 'store'}", clock=SystemClock())
-        await engine.open()
-        await engine.install(build_graph([app]).catalog)
-        await _fill(engine, queue, n)
-        await engine.close()
-        await engine.open()
-        rates = []
-        for _ in range(ROUNDS):
-            rates.append(await _drain_some(engine, queue))
-            await _fill(engine, queue, MEASURED)
-        memory = resident_mb()
-        await engine.close()
+    engine = make_engine(url, clock=SystemClock())
+    await engine.open()
+    await engine.install(build_graph([app]).catalog)
+    await _fill(engine, queue, n)
+    await engine.close()
+    await engine.open()
+    rates = []
+    for _ in range(ROUNDS):
+        rates.append(await _drain_some(engine, queue))
+        await _fill(engine, queue, MEASURED)
+    memory = resident_mb()
+    await engine.close()
     return {"rate": statistics.median(rates[1:]), "rss_mb": memory}
 
 
@@ -79,9 +79,11 @@ async def _drain_some(engine: Engine, queue: str) -> float:
     return done / watch.seconds
 
 
-async def _in_process(n: int) -> dict[str, float]:
-    code = f"import asyncio, json; from bench.backlog import one_size; print(json.dumps(asyncio.run(one_size({n}))))"
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+async def _in_process(n: int, url: str) -> dict[str, float]:
+    code = "import asyncio, json, sys; from bench.backlog import one_size"
+    code += "; print(json.dumps(asyncio.run(one_size(int(sys.argv[1]), sys.argv[2]))))"
+    command = (sys.executable, "-c", code, str(n), url)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     if process.returncode:
         raise RuntimeError(f"the run with {n} messages failed")
@@ -89,8 +91,11 @@ async def _in_process(n: int) -> dict[str, float]:
     return found
 
 
-async def backlog(n: int = LARGE) -> Report:
-    small, large = await _in_process(SMALL), await _in_process(n)
+async def backlog(n: int = LARGE, setting: Setting = sqlite) -> Report:
+    with setting() as stores:
+        small = await _in_process(SMALL, stores.url("small"))
+        large = await _in_process(n, stores.url("large"))
+        described = stores.described()
     return Report(
         bench="backlog",
         n=n,
@@ -99,5 +104,5 @@ async def backlog(n: int = LARGE) -> Report:
         ratio=round(large["rate"] / small["rate"], 3),
         rss_mb=large["rss_mb"],
         details={"small_n": SMALL, "small_rss_mb": small["rss_mb"]},
-        versions=versions(),
+        **described,
     )

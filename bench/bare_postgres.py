@@ -35,7 +35,7 @@ WITH sent AS (
     ON CONFLICT (tbl, pk, sk) DO UPDATE SET version = excluded.version, body = excluded.body
 )
 INSERT INTO {0}.message (queue, position, ready_ms, fence, sent_ms, receives, blocked, redriven, suspect)
-SELECT {1}, seq, 0, 0, {2}, 0, false, false, false FROM unnest($1::bigint[]) AS e(seq)
+SELECT q, seq, 0, 0, {2}, 0, false, false, false FROM unnest($1::bigint[]) AS e(seq), generate_series(1, $5) AS q
 """
 _CLAIM = """
 WITH next AS (
@@ -52,12 +52,13 @@ _DELETE = "DELETE FROM {0}.message WHERE queue = {1} AND position = ANY ($1)"
 class BareTables:
     """Rows in a store's schema: `put`, `claim` and `delete` are one statement and one commit each."""
 
-    def __init__(self, stores: Stores, *, changes: bool, name: str) -> None:
+    def __init__(self, stores: Stores, *, name: str, changes: bool = False, queues: int = 1) -> None:
         self._stores = stores
         self._name = name
         self._changes = changes
+        self._queues = queues
         self._seq = self._claimed = 0
-        self.commits = 0
+        self.commits = self.sent = 0
 
     async def open(self) -> None:
         engine = await open_engine(self._stores.url(self._name))
@@ -75,10 +76,11 @@ class BareTables:
         return statement.format(self._stores.schema(self._name), _QUEUE, _AT_MS)
 
     async def put(self, ids: list[str], bodies: list[bytes]) -> None:
-        """Events, their messages and, for changes, records."""
-        first = self._seq + 1
+        """Events, a message of each in each queue and, for changes, records."""
+        seqs = [self._seq + n for n in range(1, len(ids) + 1)]
+        await self._putting.fetch(self._sql(_PUT), seqs, ids, bodies, self._changes, self._queues)
         self._seq += len(ids)
-        await self._putting.fetch(self._sql(_PUT), list(range(first, self._seq + 1)), ids, bodies, self._changes)
+        self.sent += len(ids) * self._queues
         self.commits += 1
 
     async def claim(self) -> list[Any]:
@@ -94,9 +96,7 @@ class BareTables:
 class PostgresBareLoop:
     """`put` writes an event, its message and, for `changes`, a record; `handler` gets each message once."""
 
-    def __init__(
-        self, stores: Stores, handler: Callable[[bytes], Awaitable[None]], *, changes: bool = False
-    ) -> None:
+    def __init__(self, stores: Stores, handler: Callable[[bytes], Awaitable[None]], *, changes: bool = False) -> None:
         self._tables = BareTables(stores, changes=changes, name="bare")
         self._handler = handler
         self._arrived, self._written = asyncio.Event(), asyncio.Event()

@@ -9,11 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import apsw
+import asyncpg
 import msgspec
 
 from bench.dataset_reading import Department, Row, plain_documents, write_rows
-from bench.report import Report, fdatasync_ms, peak_mb, percentile, scratch, versions
+from bench.report import Report, peak_mb, percentile
 from bench.served import running
+from bench.stores import Setting, Stores, sqlite
 from headwater import App, Change, Event, ObjectInfo, csv
 
 _CHANGED_EVERY = 100
@@ -89,29 +91,47 @@ async def _until(done: Callable[[], Awaitable[bool]]) -> None:
     raise TimeoutError("it takes too long")
 
 
-def _floor(folder: Path, path: Path) -> tuple[float, float]:
+async def _floor(stores: Stores, path: Path) -> tuple[float, float]:
     """Seconds of plain polars, and of one transaction with all the documents by the names of the departments."""
     begun = time.perf_counter()
     bodies = plain_documents(path)
     read = time.perf_counter()
+    if stores.server:
+        await _copy(stores, bodies)
+    else:
+        _write(stores.folder, bodies)
+    return read - begun, time.perf_counter() - read
+
+
+def _write(folder: Path, bodies: list[tuple[str, bytes]]) -> None:
     database = apsw.Connection(str(folder / "floor.db"))
     database.execute("pragma journal_mode=wal; pragma synchronous=full")
     database.execute("create table documents (name text primary key, body blob)")
     with database:
         database.executemany("insert into documents values (?, ?)", bodies)
     database.close()
-    return read - begun, time.perf_counter() - read
 
 
-async def dataset(n: int = 1_000_000) -> Report:
+async def _copy(stores: Stores, bodies: list[tuple[str, bytes]]) -> None:
+    connection = await asyncpg.connect(stores.server)
+    schema = stores.schema("floor")
+    await connection.execute(f"CREATE SCHEMA {schema}")
+    async with connection.transaction():
+        await connection.execute(f"CREATE TABLE {schema}.documents (name text PRIMARY KEY, body bytea)")
+        await connection.copy_records_to_table("documents", schema_name=schema, records=bodies)
+    await connection.close()
+
+
+async def dataset(n: int = 1_000_000, setting: Setting = sqlite) -> Report:
     """`n` rows of 20,000 departments; then the same file once more, and one with each hundredth row changed."""
     departments = max(1, min(20_000, n // 50))
-    with scratch() as folder:
+    with setting() as stores:
+        folder = stores.folder
         first, changed = folder / "first.csv", folder / "changed.csv"
         write_rows(first, n, departments)
         touched = write_rows(changed, n, departments, changed_every=_CHANGED_EVERY)
         house, latencies = Directory(), list[float]()
-        async with running(folder, house.app):
+        async with running(stores, house.app):
             others = asyncio.create_task(house.others(latencies))
             upload_s, served_s = await house.drop(first)
             peak = peak_mb()
@@ -122,8 +142,10 @@ async def dataset(n: int = 1_000_000) -> Report:
             await house.events(len(touched))
             exact = set(house.changed) == touched and len(house.changed) == len(touched)
             others.cancel()
-        floors = _floor(folder, first) if n <= _LARGEST_FLOOR else None
+        floors = await _floor(stores, first) if n <= _LARGEST_FLOOR else None
         bound = sum(floors) if floors else None
+        described = stores.described()
+        described["versions"] |= {"polars": version("polars")}
         return Report(
             bench="dataset",
             n=n,
@@ -132,7 +154,6 @@ async def dataset(n: int = 1_000_000) -> Report:
             ratio=round(bound / served_s, 3) if bound else None,
             p99_ms=round(percentile(latencies, 0.99) * 1000, 1),
             rss_mb=peak,
-            fdatasync_ms=fdatasync_ms(folder),
             details={
                 "file_mb": round(first.stat().st_size / 2**20, 1),
                 "departments": departments,
@@ -148,5 +169,5 @@ async def dataset(n: int = 1_000_000) -> Report:
                 "others_p50_ms": round(percentile(latencies, 0.5) * 1000, 1),
                 "others_writes": len(latencies),
             },
-            versions={**versions(), "polars": version("polars")},
+            **described,
         )

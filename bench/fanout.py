@@ -7,10 +7,12 @@ from pathlib import Path
 
 import apsw
 
+from bench.bare_postgres import BareTables
 from bench.pipeline import PRODUCERS, TEXT, Note, produce
-from bench.report import Report, Stopwatch, fdatasync_ms, resident_mb, scratch, versions
+from bench.report import Report, Stopwatch, resident_mb
 from bench.served import running
-from headwater import App
+from bench.stores import Setting, Stores, sqlite
+from headwater import App, new_id
 
 QUEUES = 10
 _GROUP = PRODUCERS
@@ -43,14 +45,26 @@ def _floor(folder: Path, publishes: int) -> float:
     return position / watch.seconds
 
 
-async def fanout(n: int = 30_000) -> Report:
+async def _postgres_floor(stores: Stores, publishes: int) -> float:
+    """The same by raw asyncpg, a statement and a commit for as many publishes."""
+    tables = BareTables(stores, name="bare", queues=QUEUES)
+    await tables.open()
+    body = b'{"n":1,"text":"abcdefghijklmnop"}'
+    with Stopwatch() as watch:
+        for _ in range(0, publishes, _GROUP):
+            await tables.put([new_id() for _ in range(_GROUP)], [body] * _GROUP)
+    await tables.close()
+    return tables.sent / watch.seconds
+
+
+async def fanout(n: int = 30_000, setting: Setting = sqlite) -> Report:
     app = App("bench")
     topic = app.topic("notes", Note)
     for number in range(QUEUES):
         topic.to(app.queue(f"q{number}", Note))
-    with scratch() as folder:
-        floor = _floor(folder, n)
-        async with running(folder, app):
+    with setting() as stores:
+        floor = await _postgres_floor(stores, n) if stores.server else _floor(stores.folder, n)
+        async with running(stores, app):
             with Stopwatch() as watch:
                 await produce(n, lambda number: topic.publish(Note(number, TEXT)))
         rate = n * QUEUES / watch.seconds
@@ -62,6 +76,5 @@ async def fanout(n: int = 30_000) -> Report:
             ratio=round(rate / floor, 3),
             cpu_us_per_op=round(watch.cpu_s / n / QUEUES * 1e6, 2),
             rss_mb=resident_mb(),
-            fdatasync_ms=fdatasync_ms(folder),
-            versions=versions(),
+            **stores.described(),
         )

@@ -11,7 +11,8 @@ import asyncio
 import time
 
 from bench.pipeline import TEXT, Note
-from bench.report import Report, Stopwatch, percentile, resident_mb, scratch, versions
+from bench.report import Report, Stopwatch, percentile, resident_mb
+from bench.stores import Setting, sqlite
 from headwater import App
 from headwater.clock import SystemClock
 from headwater.codec import encode_json
@@ -82,13 +83,13 @@ def new_commit_of(settle: Settle) -> Commit:
     return commit
 
 
-async def groups(n: int = 100_000) -> Report:
+async def groups(n: int = 100_000, setting: Setting = sqlite) -> Report:
     app = App("bench")
     plain = app.queue("plain", Note, retention="30d").name
     fifo = app.queue("fifo", Note, retention="30d", fifo=True).name
     stuck = app.queue("stuck", Note, retention="30d", fifo=True).name
-    with scratch() as folder:
-        engine = make_engine(f"sqlite:{folder / 'store'}", clock=SystemClock())
+    with setting() as stores:
+        engine = make_engine(stores.url(), clock=SystemClock())
         await engine.open()
         await engine.install(build_graph([app]).catalog)
         tune_interpreter()
@@ -107,6 +108,7 @@ async def groups(n: int = 100_000) -> Report:
         _, after_start = await _claims(engine, stuck)
         memory = resident_mb()
         await engine.close()
+        described = stores.described()
     floor, rate = max(rates[plain]), max(rates[fifo])
     return Report(
         bench="groups",
@@ -121,5 +123,5 @@ async def groups(n: int = 100_000) -> Report:
             "growth": round(min(behind) / min(alone) - 1, 3),
             "after_start_us": after_start,
         },
-        versions=versions(),
+        **described,
     )

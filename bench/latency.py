@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import msgspec
 
-from bench.bare import BareLoop
+from bench.bare import bare_loop
 from bench.pipeline import TEXT, Row
-from bench.report import Report, fdatasync_ms, percentile, resident_mb, scratch, versions
+from bench.report import Report, percentile, resident_mb
 from bench.served import running
+from bench.stores import Setting, Stores, sqlite
 from headwater import App, Change, new_id
 
 PERIOD_S = 0.02
@@ -30,20 +30,20 @@ async def _measure(n: int, write: Callable[[str], Awaitable[object]], entered: d
     return [(entered[id] - start) * 1000 for id, start in list(begun.items())[10:]]
 
 
-async def _floor(folder: Path, n: int) -> list[float]:
+async def _floor(stores: Stores, n: int) -> list[float]:
     entered: dict[str, float] = {}
 
     async def handler(body: bytes) -> None:
         entered[body["id"]] = time.perf_counter()  # type: ignore[call-overload]
 
-    bare = BareLoop(folder, handler, changes=True)
-    bare.start()
+    bare = bare_loop(stores, handler, changes=True)
+    await bare.start()
     samples = await _measure(n, lambda id: bare.put(id, msgspec.json.encode(Row(id, 1, TEXT))), entered)
-    bare.stop()
+    await bare.stop()
     return samples
 
 
-async def latency(n: int = 500) -> Report:
+async def latency(n: int = 500, setting: Setting = sqlite) -> Report:
     entered: dict[str, float] = {}
     app = App("bench")
     rows = app.table("rows", Row, key="id")
@@ -52,9 +52,9 @@ async def latency(n: int = 500) -> Report:
     async def changed(change: Change[Row]) -> None:
         entered[change.data.id] = time.perf_counter()
 
-    with scratch() as folder:
-        floor = await _floor(folder, n)
-        async with running(folder, app):
+    with setting() as stores:
+        floor = await _floor(stores, n)
+        async with running(stores, app):
             samples = await _measure(n, lambda id: rows.put(Row(id, 1, TEXT)), entered)
         p50, floor_p50 = percentile(samples, 0.5), percentile(floor, 0.5)
         return Report(
@@ -65,7 +65,6 @@ async def latency(n: int = 500) -> Report:
             floor_p50_ms=round(floor_p50, 3),
             ratio=round(floor_p50 / p50, 3),
             rss_mb=resident_mb(),
-            fdatasync_ms=fdatasync_ms(folder),
             details={"floor_p99_ms": round(percentile(floor, 0.99), 3)},
-            versions=versions(),
+            **stores.described(),
         )

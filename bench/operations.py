@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from bench.load import free_port, served
 from bench.report import Report, Stopwatch, fdatasync_ms, peak_mb, resident_mb, scratch, versions
 from bench.served import running
+from bench.stores import Stores
 from headwater import App, Operation, Tracked
 from headwater.engine import Engine, Query
 from headwater.operations.tracked import Progress
@@ -90,7 +91,7 @@ async def operations(n: int = 100_000) -> Report:
     with scratch() as folder:
         async with served(_VENDOR, str(port)):
             app, deletions = make_app(port)
-            async with running(folder, app) as supervisor:
+            async with running(Stores(folder), app) as supervisor:
                 engine = supervisor.engine
                 floor = n / await _ask_plainly(app.services["vendor"].client, n)
                 await engine.pause(deletions.ledger.calls, True)

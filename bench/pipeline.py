@@ -1,16 +1,21 @@
-"""`pipeline`: publish → durable → no-op handler → durable ack. `changes`: put → change with both images → ack."""
+"""`pipeline`: publish → durable → no-op handler → durable ack. `changes`: put → change with both images → ack.
+
+On PostgreSQL `rate_two` beside it is the rate of two processes (`sharing.py`), which share the producers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import msgspec
 
-from bench.bare import BareLoop
-from bench.report import Report, Stopwatch, fdatasync_ms, resident_mb, scratch, versions
+from bench.bare import bare_loop
+from bench.bare_postgres import raw_limits
+from bench.report import Report, Stopwatch, resident_mb
 from bench.served import running
+from bench.sharing import shared_rate
+from bench.stores import Setting, Stores, sqlite
 from headwater import App, Change, Event, new_id
 
 PRODUCERS = 64
@@ -52,15 +57,15 @@ async def produce(n: int, produce_one: Callable[[int], Awaitable[object]]) -> No
     await asyncio.gather(*(producer() for _ in range(PRODUCERS)))
 
 
-async def _floor(folder: Path, n: int, *, changes: bool) -> tuple[float, float]:
+async def _floor(stores: Stores, n: int, *, changes: bool) -> tuple[float, float]:
     """(operations a second, operations a commit) of the bare loop."""
     counted = Countdown(n)
 
     async def handler(_: bytes) -> None:
         counted.one()
 
-    bare = BareLoop(folder, handler, changes=changes)
-    bare.start()
+    bare = bare_loop(stores, handler, changes=changes)
+    await bare.start()
 
     def put(number: int) -> Awaitable[None]:
         id = new_id()
@@ -69,24 +74,25 @@ async def _floor(folder: Path, n: int, *, changes: bool) -> tuple[float, float]:
     with Stopwatch() as watch:
         await produce(n, put)
         await counted.done.wait()
-    bare.stop()
+    await bare.stop()
     return n / watch.seconds, 2 * n / bare.commits
 
 
-def _app(
-    counted: Countdown,
+def make_app(
+    counted: Callable[[], None],
 ) -> tuple[App[None], Callable[[int], Awaitable[object]], Callable[[int], Awaitable[object]]]:
+    """The app, and what puts one message into its queues: a publish, a put."""
     app = App("bench")
     notes = app.topic("notes", Note)
     rows = app.table("rows", Row, key="id")
 
     @app.on(notes, name="noted")
     async def noted(event: Event[Note]) -> None:
-        counted.one()
+        counted()
 
     @app.on(rows, name="changed")
     async def changed(change: Change[Row]) -> None:
-        counted.one()
+        counted()
 
     return (
         app,
@@ -95,17 +101,24 @@ def _app(
     )
 
 
-async def _run(name: str, n: int) -> Report:
+async def _run(name: str, n: int, setting: Setting) -> Report:
     changes = name == "changes"
-    with scratch() as folder:
-        floor, group = await _floor(folder, n, changes=changes)
+    with setting() as stores:
+        floor, group = await _floor(stores, n, changes=changes)
         counted = Countdown(n)
-        app, publish, put = _app(counted)
-        async with running(folder, app):
+        app, publish, put = make_app(counted.one)
+        async with running(stores, app):
+            before_s = stores.server_cpu_s()
             with Stopwatch() as watch:
                 await produce(n, put if changes else publish)
                 await counted.done.wait()
+            server_s = stores.server_cpu_s() - before_s
         rate = n / watch.seconds
+        details = {"floor_group": round(group, 1)}
+        if stores.server:
+            details["server_cpu_us_per_op"] = round(server_s / n * 1e6, 1)
+            details |= await raw_limits(stores, n // 2, changes=changes)
+            details["rate_two"] = round(await shared_rate(stores, n, changes=changes))
         return Report(
             bench=name,
             n=n,
@@ -114,15 +127,14 @@ async def _run(name: str, n: int) -> Report:
             ratio=round(rate / floor, 3),
             cpu_us_per_op=round(watch.cpu_s / n * 1e6, 1),
             rss_mb=resident_mb(),
-            fdatasync_ms=fdatasync_ms(folder),
-            details={"floor_group": round(group, 1)},
-            versions=versions(),
+            details=details,
+            **stores.described(),
         )
 
 
-async def pipeline(n: int = 100_000) -> Report:
-    return await _run("pipeline", n)
+async def pipeline(n: int = 100_000, setting: Setting = sqlite) -> Report:
+    return await _run("pipeline", n, setting)
 
 
-async def changes(n: int = 60_000) -> Report:
-    return await _run("changes", n)
+async def changes(n: int = 60_000, setting: Setting = sqlite) -> Report:
+    return await _run("changes", n, setting)

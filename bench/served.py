@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from bench.stores import Stores
@@ -17,9 +18,15 @@ from headwater.runtime.supervisor import Supervisor
 
 @asynccontextmanager
 async def running(stores: Stores, *apps: App[Any]) -> AsyncIterator[Supervisor]:
+    async with running_at(stores.url(), stores.folder, *apps) as supervisor:
+        yield supervisor
+
+
+@asynccontextmanager
+async def running_at(url: str, folder: Path, *apps: App[Any]) -> AsyncIterator[Supervisor]:
     clock = SystemClock()
-    engine = make_engine(stores.url(), clock=clock)
-    supervisor = Supervisor(apps, engine, clock, blobs=make_blobs(str(stores.folder / "objects")))
+    engine = make_engine(url, clock=clock)
+    supervisor = Supervisor(apps, engine, clock, blobs=make_blobs(str(folder / "objects")))
     await supervisor.start()
     await supervisor.serve()
     tune_interpreter()

@@ -18,7 +18,7 @@ from bench.report import fdatasync_ms, scratch, versions
 from tests.postgres.binaries import MISSING, find_binaries
 from tests.postgres.server import run_sql, start_server
 
-_SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "4GB"}
+_SETTINGS: dict[str, Any] = {"shared_buffers": "256MB", "max_wal_size": "4GB"}
 _DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 
 
@@ -26,14 +26,14 @@ _DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 class Stores:
     """Where one benchmark keeps what it writes; all of it is gone afterwards.
 
-    `folder` is on the disk of the working directory, `server` the URL of a PostgreSQL server or empty for SQLite; `own`:
-    the server's data is in the folder, too.
+    `folder` is on the disk of the working directory, `server` the URL of a PostgreSQL server or empty for SQLite; `pid`
+    is that of a server which is the benchmark's own, with its data in the folder.
     """
 
     folder: Path
     server: str = ""
     prefix: str = ""
-    own: bool = True
+    pid: int | None = None
 
     @property
     def engine(self) -> str:
@@ -48,9 +48,17 @@ class Stores:
     def schema(self, name: str = "store") -> str:
         return f"{self.prefix}{name}"
 
+    def server_cpu_s(self) -> float:
+        """Processor time of all the processes of the benchmark's own server; 0 for another one."""
+        if self.pid is None:
+            return 0.0
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        ticks = sum(_times(pid)[0] for pid in children) + sum(_times(str(self.pid)))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def described(self) -> dict[str, Any]:
         """What each report says of the store."""
-        flush_ms = fdatasync_ms(self.folder) if self.own else None
+        flush_ms = fdatasync_ms(self.folder) if self.pid or not self.server else None
         if not self.server:
             return {"engine": "sqlite", "fdatasync_ms": flush_ms, "versions": versions()}
         settings = {name: run_sql(self.server, f"SHOW {name}")[0][0] for name in _DURABLE}
@@ -82,7 +90,7 @@ def postgres() -> Iterator[Stores]:
     with scratch(_reachable()) as folder:
         folder.chmod(0o711)
         with start_server(binaries, place=folder, **_SETTINGS) as server:
-            yield Stores(folder, server.url, "bench_")
+            yield Stores(folder, server.url, "bench_", server.pid)
 
 
 def postgres_at(url: str) -> Setting:
@@ -93,12 +101,23 @@ def postgres_at(url: str) -> Setting:
         prefix = f"bench_{secrets.token_hex(4)}_"
         with scratch() as folder:
             try:
-                yield Stores(folder, url, prefix, own=False)
+                yield Stores(folder, url, prefix)
             finally:
-                for (schema,) in run_sql(url, f"SELECT nspname FROM pg_namespace WHERE starts_with(nspname, '{prefix}')"):
+                for (schema,) in run_sql(
+                    url, f"SELECT nspname FROM pg_namespace WHERE starts_with(nspname, '{prefix}')"
+                ):
                     run_sql(url, f"DROP SCHEMA {schema} CASCADE")
 
     return setting
+
+
+def _times(pid: str) -> tuple[int, int]:
+    """Clock ticks of a process, and of those it has started that have ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0, 0
+    return int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
 
 
 def _reachable() -> Path:

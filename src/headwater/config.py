@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import os
@@ -21,6 +22,7 @@ from headwater.http.issuers import Issuer, KeySpec
 from headwater.http.limits import Cors, Limits
 from headwater.mail_settings import Smtp, check_addresses
 from headwater.quota import Plan
+from headwater.store_url import is_file_store, shown_store
 from headwater.tuning import Tuning, built_in_alarms
 
 FILE = "headwater.toml"
@@ -41,7 +43,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one environment. Paths are relative to the folder of `headwater.toml`.
 
     `objects` is where buckets keep their bytes: a folder, by default `objects` beside the SQLite store, or
-    "s3://bucket/prefix". `history` is how long events are kept after their messages are done, `history_events` how
+    "s3://bucket/prefix"; `objects_shared` says that all hosts see the same folder. `history` is how long events are kept after their messages are done, `history_events` how
     many at the most; `drain` bounds a graceful stop. `environment` is the name in API keys, by default the section's.
     `development_key_file` has the secret of development issuers, `secret_key_file` the key that encrypts secrets in
     the store; both are made when they are first needed. `webhooks` says where webhooks may go.
@@ -57,6 +59,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     apps: tuple[str, ...] = ()
     store: str = DEFAULT_STORE
     objects: str = ""
+    objects_shared: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
     history: str = "7d"
@@ -126,7 +129,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def objects_url(self) -> str:
-        """The URL of the blob store."""
+        """The URL of the blob store; "" when none is set and the store is no folder."""
+        if not self.objects and not is_file_store(self.store):
+            return ""
         return self.objects or str(Path(self.store.partition(":")[2].removeprefix("//")) / "objects")
 
     @property
@@ -241,6 +246,8 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     for name in ("store", "host", "port", "history", "history_events", "drain", "trace_sample", "otlp", "workers"):
         if value := variables.get(f"HEADWATER_{name.upper()}"):
             found[name] = absolute_store(value, Path.cwd()) if name == "store" else value
+    if shared := variables.get("HEADWATER_OBJECTS_SHARED"):
+        found["objects_shared"] = shared
     if objects := variables.get("HEADWATER_OBJECTS"):
         found["objects"] = objects if "://" in objects else str(Path.cwd() / objects)
     if key := variables.get("HEADWATER_SECRET_KEY_FILE"):
@@ -251,8 +258,18 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
 
 
 def admin_socket(store: str) -> Path:
-    """Where the process that owns a store listens for the admin API."""
-    return _socket(store, "admin.sock")
+    """Where this process listens for the admin API, once it is a server of the store."""
+    return _socket(store, "admin.sock") if is_file_store(store) else _shared_socket(store, str(os.getpid()))
+
+
+def admin_sockets(store: str) -> list[Path]:
+    """Where servers of the store on this machine may listen, the newest first: a killed one leaves its socket."""
+    if is_file_store(store):
+        return [admin_socket(store)]
+    with contextlib.suppress(OSError):
+        found = _shared_socket(store, "*")
+        return sorted(found.parent.glob(found.name), key=lambda path: path.lstat().st_mtime, reverse=True)
+    return []
 
 
 def worker_socket(store: str) -> Path:
@@ -267,3 +284,9 @@ def _socket(store: str, name: str) -> Path:
         return path
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
     return Path(tempfile.gettempdir()) / f"headwater-{digest}.sock"
+
+
+def _shared_socket(store: str, process: str) -> Path:
+    """In a folder that is this user's alone; `shown_store` tells one store from another."""
+    digest = hashlib.sha256(shown_store(store).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"headwater-{os.getuid()}" / f"{digest}-{process}.sock"

@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.postgres.server import run_sql
 
 PROJECT = Path(__file__).parents[2]
 SMALL = {
@@ -24,27 +27,64 @@ SMALL = {
     "groups": 2_000,
     "scale": 40,
 }
+SMALL_ON_POSTGRES = {
+    "pipeline": 1_000,
+    "changes": 1_000,
+    "latency": 20,
+    "fanout": 640,
+    "backlog": 20_000,
+    "dataset": 20_000,
+    "groups": 2_000,
+    "pressure": 2,
+}
+DURABLE = "fsync=on, full_page_writes=on, synchronous_commit=on"
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", SMALL)
-def test_benchmark_reports_one_line(name: str) -> None:
-    command = [sys.executable, "-m", "bench", name, "--json", "--n", str(SMALL[name])]
+def run(name: str, n: int, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench", name, "--json", "--n", str(n), *options]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    report = json.loads(line)
-    stored = ("none", "none") if name == "reading" else ("sqlite", "FULL")
-    assert (report["bench"], report["engine"], report["durability"]) == (name, *stored)
+    report: dict[str, Any] = json.loads(line)
+    assert report["bench"] == name
     figure, floor = ("p50_ms", "floor_p50_ms") if name == "latency" else ("rate_s", "floor_s")
     assert report[figure] > 0
     assert report[floor] > 0
     assert report["ratio"] > 0
     assert report["rss_mb"] > 0
     assert report["versions"]["sqlite"]
+    return report
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", SMALL)
+def test_benchmark_reports_one_line(name: str) -> None:
+    report = run(name, SMALL[name])
+    stored = ("none", "none") if name == "reading" else ("sqlite", "FULL")
+    assert (report["engine"], report["durability"]) == stored
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", SMALL_ON_POSTGRES)
+def test_benchmark_reports_one_line_on_postgres(name: str, postgres: str) -> None:
+    report = run(name, SMALL_ON_POSTGRES[name], "--store", postgres)
+    assert (report["engine"], report["durability"]) == ("postgres", DURABLE)
+    assert report["versions"]["postgres"]
+    assert not run_sql(postgres, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'bench%'")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("postgres_binaries")
+def test_benchmark_starts_a_server_on_the_disk_of_the_working_directory() -> None:
+    report = run("pipeline", SMALL_ON_POSTGRES["pipeline"], "--engine", "postgres")
+    assert (report["engine"], report["durability"]) == ("postgres", DURABLE)
+    assert report["fdatasync_ms"] > 0
+    for figure in ("rate_two", "raw_put_s", "raw_claim_delete_s", "server_cpu_us_per_op"):
+        assert report["details"][figure] > 0
 
 
 def test_all_benchmarks_are_here() -> None:
-    from bench.__main__ import BENCHES
+    from bench.__main__ import BENCHES, POSTGRES
 
     assert set(BENCHES) == set(SMALL)
+    assert set(POSTGRES) == set(SMALL_ON_POSTGRES)

@@ -10,7 +10,7 @@ from tests.acceptance.gallery_drive import Options, drive
 
 
 async def test_each_ten_is_one_sheet_in_order_whatever_is_killed(tmp_path: Path) -> None:
-    facts = await drive(Options(albums=5, seed=2, rate=40, strikes=5, kill_s=2.5, patience_s=60), tmp_path)
+    facts = await drive(Options(albums=5, seed=2, rate=40, strikes=5, kill_s=1.6, patience_s=60), tmp_path)
     assert facts["problems"] == []
     assert facts["sheets"] == 10
     assert facts["service_kills"] >= 1

@@ -49,12 +49,15 @@ SHARED = (
     "routing",
 )
 """The modules about what worker processes do with the store, too."""
+collect_ignore_glob = [f"test_{engine}_*" for engine in ("sqlite", "postgres") if engine not in REQUESTED]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine_name" in metafunc.fixturenames:
-        works = metafunc.module.__name__.rpartition("test_")[2] in SHARED
-        engines = [engine for engine in REQUESTED if works or engine != "remote"]
+        module = metafunc.module.__name__.rpartition("test_")[2]
+        engines = [engine for engine in REQUESTED if module in SHARED or engine != "remote"]
+        if (own := module.partition("_")[0]) in REQUESTED:
+            engines = [own]
         metafunc.parametrize("engine_name", engines)
 
 

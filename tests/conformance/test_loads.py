@@ -213,6 +213,20 @@ async def test_a_load_based_on_an_older_one_is_refused(opened: Store) -> None:
     assert await seen(opened) == {"a": 1}
 
 
+async def test_a_load_that_begins_while_another_one_is_flipped_misses_none_of_its_rows(opened: Store) -> None:
+    first, *_ = await stage(opened.engine, TABLE, {"a": row(1), "b": row(1)})
+    _, second = await asyncio.gather(flip(opened.engine, first), opened.engine.begin_load(TABLE, ""))
+    await second.add(documents({"a": row(2)}))
+    await second.finish("delete", 0, 1.0)
+    second.close()
+    try:
+        await flip(opened.engine, second)
+    except Conflict:
+        assert await seen(opened) == {"a": 1, "b": 1}
+    else:
+        assert await seen(opened) == {"a": 2}
+
+
 async def test_a_key_of_another_scope_is_refused_until_that_scope_leaves_it(opened: Store) -> None:
     await load(opened.engine, TABLE, {"a": row(1), "b": row(1)}, scope="one")
     with pytest.raises(InvalidValue, match="'b', which belongs to the scope 'one'") as refused:

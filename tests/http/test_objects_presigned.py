@@ -363,7 +363,7 @@ async def test_the_url_is_below_the_path_and_has_all_in_it(h: Harness, studio: S
     url = urlsplit(studio.pictures.presign("PUT", "ä/b?&#", once=True))
     assert (url.scheme, url.netloc, url.fragment) == ("", "", "")
     assert url.path == f"/studio/pictures/{quote('ä/b?&#', safe='')}"
-    h.supervisor.presigner._public_url = "https://files.example"
+    h.supervisor.presigner.public_url = "https://files.example"
     assert studio.pictures.presign("GET", "a").startswith("https://files.example/studio/pictures/a?expires=")
 
 

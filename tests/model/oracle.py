@@ -24,6 +24,7 @@ class Message:
     attempts: int = 0
     deadline_ms: int | None = None
     begun: bool = False
+    suspect: bool = False
 
     @property
     def leased(self) -> bool:

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headwater.catalog import QueueSpec, RouteSpec, TableSpec
 from headwater.codec import decode_json
-from headwater.engine import AlreadyClaimed, Query, Staging
+from headwater.engine import AlreadyClaimed, Query, Staging, Waiting
 from headwater.engines import make_engine
 from headwater.engines.sqlite import staging as slices
 from headwater.errors import Conflict, HeadwaterError, InvalidValue, LeaseLost
@@ -61,7 +61,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.folder = Path(tempfile.mkdtemp())
-        self.store = Store(lambda clock, **_: make_engine(f"sqlite:{self.folder}/store", clock=clock))
+        self.store = Store(lambda clock, **_: make_engine(self.url(), clock=clock))
         self.oracle = Oracle(
             now_ms=self.store.clock.wall_ms(), fifo={FIFO, CHANGES}, queues={queue: [] for queue in QUEUES}
         )
@@ -69,6 +69,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.outdated: list[Staging] = []
         self.leases: list[tuple[Delivery, Message]] = []
         self.lost: list[Delivery] = []
+
+    def url(self) -> str:
+        return f"sqlite:{self.folder}/store"
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coroutine)
@@ -152,9 +155,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     def abandon(self) -> None:
         if self.staged:
-            self.store.engine.abandon(self.staged[0].flip.load)
+            self.run(self.give_up(self.staged[0]))
             self.outdated, self.staged = [self.staged[0]], None
-            self.run(self.store.engine.sweep_loads(100))
+
+    async def give_up(self, staging: Staging) -> None:
+        self.store.engine.abandon(staging.flip.load)
+        await self.store.barrier()
+        await self.store.engine.sweep_loads(100)
 
     @rule(many=st.booleans())
     def expand(self, many: bool) -> None:
@@ -206,7 +213,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(queue=st.sampled_from(QUEUES), limit=st.integers(1, 4), begin=st.booleans())
     def receive(self, queue: str, limit: int, begin: bool) -> None:
-        possible = {message.id: message for message in self.oracle.receivable(queue)}
+        possible = {message.id: message for message in self.possible(queue)}
         found = self.run(self.store.ready(queue, limit))
         assert bool(found) == bool(possible)
         assert len(found) <= limit
@@ -220,6 +227,10 @@ class StoreMachine(RuleBasedStateMachine):
             if begin:
                 self.store.engine.begin(delivery)
                 message.begun = True
+
+    def possible(self, queue: str) -> list[Message]:
+        """What may be handed out now."""
+        return self.oracle.receivable(queue)
 
     @precondition(lambda self: self.leases)
     @rule(at=ANY, outcome=st.sampled_from(["ack", "discard", "filter", "bury"]))
@@ -316,12 +327,15 @@ class StoreMachine(RuleBasedStateMachine):
             waiting = self.run(self.store.engine.peek(queue, 1_000))
             for message, delivered in zip(expected, waiting, strict=False):
                 message.id = message.id or delivered.event.id  # of a removal by a load
-            found = [(x.event.id, x.receives, x.ready_ms, x.group) for x in waiting]
-            assert found == [(x.id, x.receives, x.ready_ms, x.group) for x in expected]
+            self.waiting_agree(expected, waiting)
             leased = sum(message.leased for message in expected)
             delayed = sum(message.ready_ms > self.oracle.now_ms for message in expected)
             dead = sum(of == queue for of, _ in self.oracle.dead)
             assert self.run(self.store.counts(queue)) == (len(expected), leased, delayed, dead)
+
+    def waiting_agree(self, expected: list[Message], waiting: list[Waiting]) -> None:
+        found = [(x.event.id, x.receives, x.ready_ms, x.group) for x in waiting]
+        assert found == [(x.id, x.receives, x.ready_ms, x.group) for x in expected]
 
     @invariant()
     def dead_letters_agree(self) -> None:

@@ -44,13 +44,14 @@ def check_keys(before: Catalog, after: Catalog) -> None:
 
 
 def orphans(state: State, app: str, part: Catalog) -> dict[str, QueueSpec]:
-    """Queues that the app declares no more but that still hold messages or dead letters: they are kept."""
+    """Queues that the app declares no more but that still hold messages or dead letters, or that a subscription made
+    at run time feeds: they are kept."""
     before = state.apps[app].queues if app in state.apps else {}
-    return {
-        name: spec
-        for name, spec in before.items()
-        if name not in part.queues
-        and name not in part.renamed
-        and (counts := state.counts.get(state.ids[name]))
-        and (counts.depth or counts.dead)
-    }
+    fed = {route.target for route in state.subscriptions.values()}
+    found = {}
+    for name, spec in before.items():
+        counts = state.counts.get(state.ids[name])
+        needed = name in fed or (counts is not None and bool(counts.depth or counts.dead))
+        if needed and name not in part.queues and name not in part.renamed:
+            found[name] = spec
+    return found

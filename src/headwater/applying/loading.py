@@ -33,6 +33,8 @@ class Brought:
     def add(self, keys: Sequence[Key]) -> None:
         """Raises `InvalidValue` for a key that comes twice."""
         packed = tuple(map(_encode, keys))
+        if not packed:
+            return
         try:
             with self._seen:
                 self._seen.execute("INSERT INTO seen SELECT value FROM carray(?)", (apsw.carray(packed),))
@@ -49,6 +51,8 @@ class Brought:
     def among(self, keys: Sequence[Key]) -> set[Key]:
         """Those of the keys that were brought."""
         packed = {_encode(key): key for key in keys}
+        if not packed:
+            return set()
         rows = self._seen.execute(
             "SELECT key FROM carray(?) CROSS JOIN seen ON key = value", (apsw.carray(tuple(packed)),)
         )

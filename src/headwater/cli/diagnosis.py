@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from headwater.cli.session import Session, check_present
 from headwater.engines import make_engine
 from headwater.errors import DeclarationError, StoreDamaged
+from headwater.store_url import shown_store
 
 EXPLAINED = (
     "Each line names what is damaged; nothing of it is ever read as if it were whole, and the rest still answers.\n"
@@ -41,5 +42,7 @@ def accept_loss(session: Session) -> None:
     check_present(session.store)
     engine = make_engine(session.store)
     if not isinstance(engine, AcceptsLoss):
-        raise DeclarationError("this store has nothing to accept", operation="doctor", resource=session.store)
+        raise DeclarationError(
+            "this store has nothing to accept", operation="doctor", resource=shown_store(session.store)
+        )
     asyncio.run(engine.accept())

@@ -19,6 +19,7 @@ from headwater.cli import (
     mail,
     messages,
     metrics,
+    migrate,
     observe,
     operations,
     queues,
@@ -100,6 +101,7 @@ app.add_typer(metrics.alarms, name="alarm")
 app.command()(metrics.metrics)
 app.command()(tokens.token)
 app.command()(worker.worker)
+app.command()(migrate.migrate)
 
 
 @app.command()

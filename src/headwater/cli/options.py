@@ -11,7 +11,10 @@ import typer
 from headwater.cli.exits import UsageError
 
 Store = Annotated[
-    str, typer.Option("--store", metavar="URL", help="The store, as sqlite:DIRECTORY.", show_default=False)
+    str,
+    typer.Option(
+        "--store", metavar="URL", help="The store: sqlite:DIRECTORY or postgresql://HOST/DATABASE.", show_default=False
+    ),
 ]
 Env = Annotated[str, typer.Option("--env", metavar="NAME", help="The section of headwater.toml.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]

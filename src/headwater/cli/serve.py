@@ -19,6 +19,7 @@ import headwater
 from headwater.cli import exits
 from headwater.config import Config, absolute_store, find_folder, load_config
 from headwater.errors import HeadwaterError
+from headwater.store_url import shown_store
 
 if TYPE_CHECKING:
     from headwater.app import App
@@ -140,7 +141,7 @@ def announce(server: Server) -> None:
     lines = [
         f"headwater serves {server.address} (pid {os.getpid()})",
         f"  apps        {', '.join(served)}",
-        f"  store       {server.config.store}",
+        f"  store       {shown_store(server.config.store)}",
         "  durability  every commit is flushed to stable storage before it is acknowledged",
     ]
     print("\n".join(lines), file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """How a command reaches a store: through the server that owns it, or, when none runs, by opening it.
 
-Reads then open it read-only; writes own it for as long as they take. Either way it is the same operation of
-`runtime.admin.Admin` that runs, and its answer that comes back.
+Reads then open it read-only; writes own it for as long as they take, or, where many processes may have it open, join
+them. Either way it is the same operation of `runtime.admin.Admin` that runs, and its answer that comes back.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from headwater import errors
-from headwater.config import Config, absolute_store, admin_socket, find_folder, load_config
+from headwater.config import Config, absolute_store, admin_sockets, find_folder, load_config
 from headwater.errors import CommitUnknown, HeadwaterError, StoreError, UnknownResource
+from headwater.store_url import is_file_store
 
 TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 5.0
@@ -65,7 +66,8 @@ async def call_alone(store: str, config: Config, operation: str, parameters: dic
     reader = make_engine(store, read_only=True)
     await reader.open()
     try:
-        blobs = make_blobs(objects_url(config, store)) if operation == "check" else None
+        place = objects_url(config, store) if operation == "check" else ""
+        blobs = make_blobs(place) if place else None
         admin = Admin(reader, store=store, blobs=blobs)
         if not admin.writes(operation):
             return await admin.call(operation, parameters)
@@ -86,9 +88,8 @@ def objects_url(config: Config, store: str) -> str:
 
 def check_present(store: str) -> None:
     """Raise `UnknownResource` when nothing is where the store should be: looking must not make one."""
-    scheme, _, rest = store.partition(":")
-    folder = Path(rest)
-    if scheme == "sqlite" and not any((folder / name).exists() for name in _STORE_FILES):
+    folder = Path(store.partition(":")[2])
+    if is_file_store(store) and not any((folder / name).exists() for name in _STORE_FILES):
         raise UnknownResource(
             "there is no store",
             operation="open",
@@ -105,17 +106,23 @@ class _LocalConnection(http.client.HTTPConnection):
         self.sock = connected
 
 
-def _is_trusted(client: socket.socket, store: str) -> bool:
+def _is_trusted(client: socket.socket, path: Path, store: str) -> bool:
     """Whether this user, the store's or root listens: the socket of a deep folder stands in a shared one."""
+    trusted = {os.getuid(), 0}
+    if is_file_store(store):
+        trusted.add(Path(store.partition(":")[2]).stat().st_uid)
     if not hasattr(socket, "SO_PEERCRED"):
-        return True
+        return is_file_store(store) or path.lstat().st_uid in trusted
     _, user, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return user in (os.getuid(), Path(store.partition(":")[2]).stat().st_uid, 0)
+    return user in trusted
 
 
 def connect(store: str) -> _LocalConnection | None:
-    """A connection to the server that owns the store; None when none runs."""
-    path = admin_socket(store)
+    """A connection to a server of the store on this machine; None when none runs."""
+    return next(filter(None, (_connect(path, store) for path in admin_sockets(store))), None)
+
+
+def _connect(path: Path, store: str) -> _LocalConnection | None:
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(CONNECT_TIMEOUT_S)
     try:
@@ -128,7 +135,7 @@ def connect(store: str) -> _LocalConnection | None:
         raise StoreError(
             f"the server of the store cannot be reached: {error}", operation="connect", resource=str(path)
         ) from error
-    if not _is_trusted(client, store):
+    if not _is_trusted(client, path, store):
         client.close()
         raise StoreError("the socket belongs to another user", operation="connect", resource=str(path))
     client.settimeout(TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""`headwater worker`: run handlers in a process of their own, on the store of a running server."""
+"""`headwater worker`: run handlers in a process of their own."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def worker(
     ] = None,
     store: Store = "",
     env: Env = "",
+    server: Annotated[
+        str, typer.Option("--server", metavar="URL", hidden=True, help="Where the apps are served.")
+    ] = "",
     attached: Annotated[bool, typer.Option("--attached", hidden=True, help="End with standard input.")] = False,
 ) -> None:
     """Run the handlers with run_in="process", in this process, for the server of the store."""
@@ -43,7 +46,9 @@ def worker(
         raise typer.Exit(exits.FAILED)
 
     async def run() -> int:
-        made = Worker(loaded, config, queues=queues or (), concurrency=concurrency or 0, attached=attached)
+        made = Worker(
+            loaded, config, queues=queues or (), concurrency=concurrency or 0, attached=attached, server=server
+        )
         return await made.run()
 
     with asyncio.Runner(loop_factory=serve.loop_factory()) as runner:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from headwater.clock import Clock, SystemClock
 from headwater.engine import Counted, Engine
 from headwater.errors import DeclarationError
+from headwater.store_url import is_file_store, shown_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ def make_engine(url: str, *, clock: Clock | None = None, read_only: bool = False
 
         return PostgresEngine(url, clock=clock or SystemClock(), read_only=read_only)
     raise DeclarationError(
-        f"no engine for the store {url!r}",
+        f"no engine for the store {shown_store(url)!r}",
         operation="open",
         hint='write it as "sqlite:DIRECTORY" or "postgresql://HOST/DATABASE"',
     )
@@ -45,6 +46,24 @@ async def open_engine(url: str, *, clock: Clock | None = None, read_only: bool =
     engine = make_engine(url, clock=clock, read_only=read_only)
     await engine.open()
     return engine
+
+
+async def migrate_store(url: str, *, check: bool = False) -> list[str]:
+    """Run the steps that the store's schema lacks, and name them; with `check` only name them.
+
+    A SQLite store has none: the process that opens it brings it up to date.
+    """
+    if is_file_store(url):
+        return []
+    from headwater.engines.postgres.database import Address, Database
+    from headwater.engines.postgres.migrations import migrate, missing_steps
+
+    database = Database(Address(url))
+    await database.open()
+    try:
+        return await (missing_steps(database) if check else migrate(database))
+    finally:
+        await database.close()
 
 
 def remote_engine(path: Path, *, clock: Clock, check: Check, trusted: int | None = None) -> RemoteEngine:

@@ -47,10 +47,17 @@ class Access:
     """Authenticates, authorises and meters the requests of one server."""
 
     def __init__(
-        self, rules: AccessRules, clock: Clock, *, keys: Rows, usage: UsageStore, fetch: Fetch | None = None
+        self,
+        rules: AccessRules,
+        clock: Clock,
+        *,
+        keys: Rows,
+        usage: UsageStore,
+        fetch: Fetch | None = None,
+        shared: bool = False,
     ) -> None:
         self.rules = rules
-        self.meter = Meter(rules.plans, usage, clock)
+        self.meter = Meter(rules.plans, usage, clock, shared=shared)
         self.keys = KeyRing(keys, rules.keys, rules.environment, clock)
         self._tokens = TokenVerifier(rules.issuers, clock, rules.secrets, fetch)
 

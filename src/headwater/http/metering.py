@@ -3,7 +3,7 @@
 Rates are token buckets in memory: a restart fills them, so a crash lets in at most one burst more. Quotas are counts
 of a calendar period: kept in memory, written to the table `headwater/usage` every second and at a graceful stop, so
 a crash forgets at most a second's requests. In one process nothing overshoots: taking and checking is one step
-without an `await`. Several processes have buckets of their own and learn of each other's counts with each write:
+without an `await`. Several processes have buckets of their own, and learn of each other's counts every second:
 they overshoot a rate by the factor of their number, a quota by a second's requests of the others.
 """
 
@@ -54,15 +54,19 @@ class _Count(msgspec.Struct):
     window: Window
     stored: int
     pending: int = 0
+    read_s: float = 0.0
 
 
 class Meter:
-    """`charge` lets a request in or raises; `flush` writes what was counted."""
+    """`charge` lets a request in or raises; `flush` writes what was counted. `shared`: others count there, too."""
 
-    def __init__(self, plans: Mapping[str, Plan], store: UsageStore, clock: Clock) -> None:
+    def __init__(
+        self, plans: Mapping[str, Plan], store: UsageStore, clock: Clock, *, shared: bool = False
+    ) -> None:
         self.plans = plans
         self._store = store
         self._clock = clock
+        self._shared = shared
         self._buckets: dict[tuple[str, str], Bucket] = {}
         self._counts: dict[tuple[str, str], _Count] = {}
         self._flushing = asyncio.Lock()
@@ -135,9 +139,17 @@ class Meter:
             stored = await self._store.count(_row(who, name), window.name)
             present = self._counts.get(place)
             if present is None or present.window != window:
-                self._counts[place] = _Count(window, stored)
+                self._counts[place] = _Count(window, stored, read_s=self._clock.monotonic())
             count = self._counts[place]
+        elif self._shared and plan.quota and count.read_s + FLUSH_S <= self._clock.monotonic():
+            async with self._flushing:
+                await self._learn(place, count)
         return count
+
+    async def _learn(self, place: tuple[str, str], count: _Count) -> None:
+        """Read what all processes have written."""
+        count.read_s = self._clock.monotonic()
+        count.stored = await self._store.count(_row(*place), count.window.name)
 
     async def flush(self) -> None:
         """Write what was counted since the last time, and learn what other processes counted."""
@@ -156,7 +168,7 @@ class Meter:
                 count.pending -= pending
                 count.stored += pending
                 if self.plans[place[1]].quota:
-                    count.stored = await self._store.count(_row(*place), count.window.name)
+                    await self._learn(place, count)
 
     def _forget_ended(self) -> None:
         """Of too many all that are written go: they can be read again."""

@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 import apsw
 
 from headwater.applying.state import decode_envelope
-from headwater.catalog import TableSpec
 from headwater.clock import SystemClock
 from headwater.codec import decode_json, encode_json
 from headwater.engine import Answer, Question
 from headwater.errors import HeadwaterError, InvalidValue, TimedOut, TooLarge, UnknownResource
-from headwater.inspecting.views import View, store_views, table_view
+from headwater.inspecting.views import Shown, View, store_views, table_view
 
 MAX_VALUE, MAX_STATEMENT, MAX_ANSWER = 16 << 20, 100_000, 32 << 20
 _OPCODES = 10_000
@@ -33,14 +32,6 @@ _NO_TABLE = re.compile(r"no such table: (.+)")
 _PLAIN = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE})
 Verify = Callable[[int, Callable[[], str], bytes | None], None]
 """Raises `StoreDamaged` when a checksum is not that of the bytes."""
-
-
-class Shown(NamedTuple):
-    """A table to be shown: its number, and the load that it merges if the engine has `staged` for that."""
-
-    spec: TableSpec
-    number: int
-    load: int | None = None
 
 
 class Deadline:
@@ -145,9 +136,9 @@ def _prepare(question: Question, deadline: Deadline, snapshot: Snapshot, views: 
     connection.create_scalar_function("event_part", _event_part(question), 3)
     connection.create_scalar_function("sound", _sound(snapshot.verify), 3)
     secret = f"{secrets.token_hex(16)} "
-    for spec, number, load in snapshot.tables:
-        hidden = question.hidden.get(spec.name, ())
-        views.append(table_view(connection, spec, number, load=load, now_ms=snapshot.now_ms, hidden=hidden))
+    for shown in snapshot.tables:
+        hidden = question.hidden.get(shown.spec.name, ())
+        views.append(table_view(connection, shown, now_ms=snapshot.now_ms, hidden=hidden))
     views.extend(store_views(snapshot.messages))
     for n, view in enumerate(views):
         connection.execute(f'CREATE TEMP VIEW "{secret}{n}" AS {view.select}')

@@ -18,6 +18,16 @@ SAMPLE = 200
 """How many rows are looked at for the fields of a table without a model."""
 
 
+class Shown(NamedTuple):
+    """A table to be shown: its number, and the load that it merges. An engine that has no table `staged` gives the name
+    of one with what it makes of the `records` instead."""
+
+    spec: TableSpec
+    number: int
+    load: int | None = None
+    records: str = "record"
+
+
 class View(NamedTuple):
     """`names` are what it can be selected from by."""
 
@@ -71,20 +81,13 @@ def store_views(messages: str) -> tuple[View, ...]:
     )
 
 
-def table_view(
-    connection: apsw.Connection,
-    spec: TableSpec,
-    number: int,
-    *,
-    load: int | None,
-    now_ms: int,
-    hidden: Sequence[str],
-) -> View:
+def table_view(connection: apsw.Connection, shown: Shown, *, now_ms: int, hidden: Sequence[str]) -> View:
     """The view of a table, named "app/table" and app_table."""
-    fields = [field for field in _fields(connection, spec, number, load) if field not in hidden and '"' not in field]
+    spec, number, load, records = shown
+    fields = [field for field in _fields(connection, shown) if field not in hidden and '"' not in field]
     columns = ", ".join(_columns(spec, fields, hidden))
     unexpired = f"(r.expires_ms IS NULL OR r.expires_ms > {now_ms}) AND sound(r.body, r.crc, r.pk)"
-    select = f"SELECT {columns} FROM record r WHERE r.tbl = {number} AND {unexpired}"
+    select = f"SELECT {columns} FROM {records} r WHERE r.tbl = {number} AND {unexpired}"
     if load is not None:
         in_force = (
             f"NOT EXISTS (SELECT 1 FROM staged s WHERE s.load = {load} AND s.pk = r.pk AND s.sk = r.sk"
@@ -112,12 +115,13 @@ def _path(field: str) -> str:
     return "'$.\"" + field.replace("'", "''") + "\"'"
 
 
-def _fields(connection: apsw.Connection, spec: TableSpec, number: int, load: int | None) -> list[str]:
+def _fields(connection: apsw.Connection, shown: Shown) -> list[str]:
     """The fields of the model; without one, those of the first rows."""
+    spec = shown.spec
     if spec.fields:
         return list(spec.fields)
     found = dict.fromkeys(field for field in (spec.partition, spec.sort) if field)
-    for table, column, value in (("record", "tbl", number), ("staged", "load", load)):
+    for table, column, value in ((shown.records, "tbl", shown.number), ("staged", "load", shown.load)):
         if value is None:
             continue
         rows = connection.execute(

@@ -62,13 +62,16 @@ async def gather_chunks(data: AsyncIterator[bytes], size: int = CHUNK) -> AsyncI
         yield bytes(waiting)
 
 
-def make_blobs(url: str) -> BlobStore:
-    """The blob store of a URL: a folder (with or without "file:"), or "s3://bucket/prefix" (extra `[s3]`)."""
+def make_blobs(url: str, *, shared: bool = False) -> BlobStore:
+    """The blob store of a URL: a folder (with or without "file:"), or "s3://bucket/prefix" (extra `[s3]`).
+
+    `shared` tells that other processes may write there at the same time.
+    """
     scheme, separator, _ = url.partition("://")
     if not separator or scheme == "file":
         from headwater.objects.local import LocalBlobs
 
-        return LocalBlobs(Path(url.removeprefix("file://").removeprefix("file:")))
+        return LocalBlobs(Path(url.removeprefix("file://").removeprefix("file:")), shared=shared)
     if scheme == "s3":
         from headwater.objects.s3_store import S3Blobs
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +26,7 @@ from headwater.objects import Measure, foreign_owner, gather_chunks, shard_of
 R = TypeVar("R")
 THREADS = 8
 OWNER, TEMPORARY = "owner", "tmp"
+_OLD_S = 86_400
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -62,8 +64,9 @@ class Disk:
 class LocalBlobs:
     """`BlobStore` in a folder, which is made when it is first needed."""
 
-    def __init__(self, folder: Path, disk: Disk | None = None) -> None:
+    def __init__(self, folder: Path, disk: Disk | None = None, *, shared: bool = False) -> None:
         self.folder = folder
+        self._shared = shared
         self._disk = disk or Disk()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="headwater-blobs")
 
@@ -74,10 +77,11 @@ class LocalBlobs:
         self._ensure(self.folder / TEMPORARY)
         mark = self.folder / OWNER
         if not mark.exists():
-            self._put_file(owner, owner.encode(), mark)
+            self._put_file(f"{owner}.{os.getpid()}", owner.encode(), mark)
         self._check(owner)
         for left in (self.folder / TEMPORARY).iterdir():
-            self._disk.remove(left)
+            if not self._shared or _is_old(left):
+                self._disk.remove(left)
 
     async def check(self, owner: str) -> None:
         await self._run("open", lambda: self._check(owner))
@@ -208,6 +212,13 @@ class LocalBlobs:
         return StoreError(
             error.strerror or str(error), operation=operation, resource=str(error.filename or self.folder)
         )
+
+
+def _is_old(path: Path) -> bool:
+    """Whether no other process can still write the file."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > _OLD_S
+    return False
 
 
 def _names(folder: Path) -> list[str]:

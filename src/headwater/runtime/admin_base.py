@@ -23,6 +23,7 @@ from headwater.runtime.mail import Mailer
 from headwater.runtime.pulls import Pulls
 from headwater.runtime.spans import Spans
 from headwater.runtime.webhooks import WebhookRules, Webhooks
+from headwater.store_url import shown_store
 from headwater.system import System
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class AdminBase:
         self.supervisor = supervisor
         self.uncommitted = supervisor.uncommitted if supervisor else Uncommitted()
         self._blobs = blobs
-        self.store = store
+        self.store = shown_store(store)
         self.about = about
         self.stand_in: App[None] = App("admin")
         self.stand_in.bind(self)

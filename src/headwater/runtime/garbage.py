@@ -2,9 +2,9 @@
 
 A blob comes before its record. So one without a record is left when the process died or the commit was refused, and
 when its object was overwritten, deleted, or expired. It is deleted once it is an hour old, a whole pass over
-all blobs has found it unreferenced before, and nobody in this process or its workers may still commit it. Order matters: who may still
-commit is asked before the records, and a bucket's objects before its older versions, because a record moves only from
-"may be committed" to the objects to the versions: looked at in this order it is never missed.
+all blobs has found it unreferenced before, and nobody in this process or its workers may still commit it. Order
+matters: who may still commit is asked before the records, and a bucket's objects before its older versions, because a
+record moves only from "may be committed" to the objects to the versions: looked at in this order it is never missed.
 
 Of the processes that have a store open one collects; the others tell it of what they may still commit, by a term for
 each such blob that is no longer young (`Holds`).
@@ -51,9 +51,7 @@ def _work(blob: str) -> str:
 class Garbage:
     """Looks at a slice of the blobs with each `collect()`, and at all of them at most every ten minutes."""
 
-    def __init__(
-        self, engine: Engine, clock: Clock, blobs: BlobStore, uncommitted: Uncommitted, terms: Terms
-    ) -> None:
+    def __init__(self, engine: Engine, clock: Clock, blobs: BlobStore, uncommitted: Uncommitted, terms: Terms) -> None:
         self._engine = engine
         self._clock = clock
         self._blobs = blobs

@@ -8,6 +8,7 @@ import functools
 import os
 import socket
 import ssl
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,21 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def make_private(folder: Path) -> None:
+    """Make the folder of sockets, in a place where others may make folders, too; refuse one that is not this user's."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise DeclarationError(
+            "the folder of the admin socket is not this user's alone",
+            operation="start",
+            resource=str(folder),
+            hint="remove it, or set TMPDIR to a folder of this user",
+        )
+
+
 def bind_locally(path: Path) -> socket.socket:
-    """The admin socket, which only this user can connect to. The store's lock makes it this process's alone."""
+    """The admin socket, which only this user can connect to. The store's lock, or its name, makes it this process's."""
     bound = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:

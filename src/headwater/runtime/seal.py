@@ -21,6 +21,8 @@ from headwater.errors import StoreError
 
 VARIABLE = "HEADWATER_SECRET_KEY"
 _NONCE = 12
+PRESIGNING, RECEIPTS, _FINGERPRINT = "presigned urls", "receipts", "fingerprint"
+"""What secrets are derived for."""
 _HINT = f"put the key back: the file of `secret_key_file`, or the variable {VARIABLE}; or subscribe again"
 
 
@@ -48,6 +50,14 @@ class Seal:
     def derive(self, purpose: str, *, make: bool) -> bytes:
         """A secret of 32 bytes for a purpose of its own, the same every time. Raises `StoreError` as `open` does."""
         return HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(self._load(make=make))
+
+    @property
+    def is_there(self) -> bool:
+        return bool(os.environ.get(VARIABLE)) or self._path.exists()
+
+    def fingerprint(self, *, make: bool) -> str:
+        """Tells one key from another, and nothing of the key. Raises `StoreError` as `open` does."""
+        return self.derive(_FINGERPRINT, make=make).hex()[:32]
 
     def _load(self, *, make: bool = False) -> bytes:
         if not self._key:

@@ -30,9 +30,9 @@ from headwater.http.admin import make_admin
 from headwater.http.edge import Edge
 from headwater.http.front import RESERVED, Front, allow_origins
 from headwater.http.prometheus import make_metrics
-from headwater.objects import make_blobs
 from headwater.runtime.admin import About, Admin
-from headwater.runtime.listener import Listener, PublicListener, bind, bind_locally
+from headwater.runtime.listener import Listener, PublicListener, bind, bind_locally, make_private
+from headwater.runtime.places import place_of_objects
 from headwater.runtime.rules import access_rules, mail_rules, scale_rules, webhook_rules
 from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.telemetry import make_exporter
@@ -86,7 +86,7 @@ class Server:
             mail=mail_rules(config),
             limits=config.limits,
             public_url=config.public_url,
-            blobs=make_blobs(config.objects_url),
+            blobs=place_of_objects(config, self._engine.features, apps),
             alarms=config.alarms,
             trace_sample=config.trace_sample,
             exporter=make_exporter(config.otlp),
@@ -110,6 +110,8 @@ class Server:
             apps = {app.name: http for app in self.supervisor.graph.apps if (http := app.load_http())}
             self._front.apps = dict(apps)
             path = admin_socket(self.config.store)
+            if not self._engine.features.single_process:
+                make_private(path.parent)
             try:
                 with bind_locally(path) as local, self._metrics_listener() as listeners, self._workers.bind() as near:
                     await self._workers.start(near, self.supervisor, self.address)

@@ -30,14 +30,16 @@ from headwater.metrics import Recorder
 from headwater.runtime.autoscaler import Autoscaler, Target, scaled
 from headwater.runtime.consumer import Consumer
 from headwater.runtime.drop_folder import DropFolder, drop_folders
-from headwater.runtime.garbage import Garbage
+from headwater.runtime.garbage import Garbage, Holds
 from headwater.runtime.janitor import HISTORY_EVENTS, HISTORY_MS, Janitor
 from headwater.runtime.mail import Mailer, MailRules
 from headwater.runtime.monitor import Monitor
+from headwater.runtime.neighbours import Neighbours, check_secret_key
 from headwater.runtime.pulls import Pulls
 from headwater.runtime.scale_targets import ScaleRules, make_target
 from headwater.runtime.scheduler import Scheduler
-from headwater.runtime.seal import Seal
+from headwater.runtime.seal import PRESIGNING, RECEIPTS, Seal
+from headwater.runtime.shared_monitor import SharedMonitor
 from headwater.runtime.spans import Exporter, Spans
 from headwater.runtime.tally import Counting, Tally
 from headwater.runtime.terms import Terms
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 THREADS = 64
-_PRESIGNING, _RECEIPTS = "presigned urls", "receipts"
 SUSPECTS_PATIENCE_S = 0.05
 log = structlog.get_logger("headwater")
 
@@ -95,12 +96,13 @@ class Supervisor:
         self._blobs = blobs
         self.system = System(spans_kept=timedelta(milliseconds=max(history_ms, 1000)))
         self.tracer = Spans(engine, clock, self.system, share=trace_sample, kept_ms=history_ms, exporter=exporter)
-        self.access = Access(rules or AccessRules(), clock, keys=self.system, usage=self.system)
+        shared = not engine.features.single_process
+        self.access = Access(rules or AccessRules(), clock, keys=self.system, usage=self.system, shared=shared)
         self.mail = Mailer(self.system, mail)
         self.graph: Graph = build_graph([*apps, self.system.app])
         self.webhooks = Webhooks(self.system, self.graph, webhooks, self.reach, consume=self._consume)
-        seal = Seal((webhooks or WebhookRules()).key_file)
-        self.presigner = Presigner(lambda make: seal.derive(_PRESIGNING, make=make), clock, public_url)
+        seal = self._seal = Seal((webhooks or WebhookRules()).key_file)
+        self.presigner = Presigner(lambda make: seal.derive(PRESIGNING, make=make), clock, public_url)
         self.pulls = self._make_pulls(seal)
         self.consumers: dict[str, Consumer] = {}
         self.tallies: dict[str, Tally] = {}
@@ -123,7 +125,9 @@ class Supervisor:
         handlers = scaled(self.graph, leaves_processes)
         shares = target is pool
         self.autoscaler = Autoscaler(engine, clock, self.system, handlers, target, terms=self.terms, shares=shares)
-        timed = (self.scheduler, self.tracer, self.monitor, self.autoscaler)
+        holds = Holds(self.terms, self.uncommitted, clock)
+        neighbours = Neighbours(clock, self.terms, self.webhooks, holds)
+        timed = (self.scheduler, self.tracer, self.monitor, self.autoscaler, self.terms, neighbours)
         self.wakeups: list[Wakeups] = [part.wakeups for part in timed]
 
     def _make_pulls(self, seal: Seal) -> Pulls:
@@ -131,22 +135,18 @@ class Supervisor:
             self.engine,
             self.clock,
             {queue: self.graph.catalog.queues[queue] for app in self.graph.apps for queue in app.openings},
-            lambda: seal.derive(_RECEIPTS, make=True),
+            lambda: seal.derive(RECEIPTS, make=True),
             most_waiting=max(self.limits.requests // 2, 1),
             tracer=self.tracer,
         )
 
-    def _make_monitor(self, alarms: Mapping[str, bool | Tuning]) -> Monitor:
-        return Monitor(
-            self.engine,
-            self.clock,
-            self.system,
-            self.graph,
-            ChainMap[str, Counting](self.consumers, self.tallies, self.pulls.tallies),  # type: ignore[arg-type]
-            recorder=self.recorder,
-            built_in=built_in_alarms(alarms),
-            skips=not self._keeps_up,
-        )
+    def _make_monitor(self, alarms: Mapping[str, bool | Tuning]) -> Monitor | SharedMonitor:
+        counted = ChainMap[str, Counting](self.consumers, self.tallies, self.pulls.tallies)  # type: ignore[arg-type]
+        parts = (self.engine, self.clock, self.system, self.graph, counted)
+        built_in = built_in_alarms(alarms)
+        if self.terms.sole:
+            return Monitor(*parts, recorder=self.recorder, built_in=built_in, skips=not self._keeps_up)
+        return SharedMonitor(*parts, recorder=self.recorder, built_in=built_in, terms=self.terms)
 
     @property
     def blobs(self) -> BlobStore:
@@ -174,6 +174,8 @@ class Supervisor:
         self.revision = await self.engine.install(self.graph.catalog)
         for app in self.graph.apps:
             app.bind(self)
+        if not self.terms.sole:
+            await check_secret_key(self.system, self._seal)
         await self._open_blobs()
         for app in self.graph.apps:
             _ = app.settings
@@ -265,6 +267,7 @@ class Supervisor:
         await self._write_usage()
         await self.monitor.flush()
         await self.tracer.flush()
+        await self.terms.release()
         await self._close()
 
     async def _write_usage(self) -> None:

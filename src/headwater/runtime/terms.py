@@ -13,6 +13,7 @@ A store that only one process can open needs none of this: `Terms` answers witho
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 
 import structlog
@@ -20,7 +21,7 @@ import structlog
 from headwater.clock import Clock
 from headwater.engine import Engine, Query
 from headwater.errors import Conflict, HeadwaterError
-from headwater.ids import new_id
+from headwater.runtime.wakeups import Wakeups
 from headwater.system import System, Term
 from headwater.unit import Write
 from headwater.work import UnitOfWork
@@ -28,24 +29,27 @@ from headwater.work import UnitOfWork
 TERM_S = 15.0
 """How long a term is. After a third of it its holder renews it, and the others look whether it is over: so a dead
 holder's work rests for four thirds of it at the most."""
+Place = tuple[str, str]
 _ONE = "one"
 """The part of a work that one process does."""
 log = structlog.get_logger("headwater.terms")
 
 
 class Terms:
-    """`hold` before each round of a work; `release` at a graceful stop."""
+    """`hold` before each round of a work; `wakeups` renews what is held, `release` gives it up at a graceful stop."""
 
     def __init__(self, engine: Engine, clock: Clock, system: System) -> None:
         self.sole = engine.features.single_process
         """Whether no other process can have the store open."""
-        self.holder = f"{socket.gethostname()}/{os.getpid()}/{new_id()[-8:]}"
+        self.wakeups = Wakeups("terms", clock, self._renew)
+        self.holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._engine = engine
         self._clock = clock
         self._system = system
-        self._ends: dict[tuple[str, str], float] = {}
-        self._look_at: dict[tuple[str, str], float] = {}
-        self._met: dict[str, list[str]] = {}
+        self._ends: dict[Place, float] = {}
+        self._look_at: dict[Place, float] = {}
+        self._met: dict[str, tuple[float, list[str]]] = {}
+        self._claimed: set[Place] = set()
 
     async def hold(self, work: str) -> bool:
         """Whether the work is this process's now. Asks the store three times a term at the most."""
@@ -58,10 +62,8 @@ class Terms:
     async def claim(self, work: str, term_s: float) -> None:
         """Take a term that nobody else wants, for so long; the same again renews it."""
         if not self.sole:
+            self._claimed.add((work, _ONE))
             await self._hold(work, _ONE, term_s)
-            now = self._clock.monotonic()
-            for place in [place for place, end in self._ends.items() if end <= now]:
-                del self._ends[place], self._look_at[place]
 
     async def is_held(self, work: str) -> bool:
         """Whether another process holds the term."""
@@ -74,12 +76,11 @@ class Terms:
         """Take part in a work that many processes share: (this one's place, how many take part)."""
         if self.sole:
             return 0, 1
-        place = (work, self.holder)
-        due = self._look_at.get(place, 0.0) <= self._clock.monotonic()
         await self._hold(work, self.holder, TERM_S)
-        if due or work not in self._met:
-            self._met[work] = await self._present(work)
-        met = self._met[work]
+        look_at, met = self._met.get(work, (0.0, []))
+        if look_at <= self._clock.monotonic():
+            met = await self._present(work)
+            self._met[work] = self._clock.monotonic() + TERM_S / 3, met
         return (met.index(self.holder) if self.holder in met else len(met)), max(len(met), 1)
 
     async def _present(self, work: str) -> list[str]:
@@ -88,8 +89,21 @@ class Terms:
         now_ms = await self._engine.now_ms()
         return sorted(row.holder for row in rows if row.part != _ONE and row.until_ms > now_ms)
 
+    async def _renew(self) -> int | None:
+        if self.sole:
+            return None
+        now = self._clock.monotonic()
+        for place, end in list(self._ends.items()):
+            if place not in self._claimed:
+                await self._hold(*place, TERM_S)
+            elif end <= now:
+                self._claimed.discard(place)
+                del self._ends[place], self._look_at[place]
+        return self._clock.wall_ms() + round(TERM_S * 1000 / 3)
+
     async def release(self) -> None:
         """Give up all terms: others need not wait for their end."""
+        await self.wakeups.stop()
         held, self._ends = list(self._ends), {}
         self._look_at.clear()
         for place in held:
@@ -98,7 +112,7 @@ class Terms:
             except HeadwaterError as error:
                 log.warning("a term could not be given up", work=place[0], error=str(error))
 
-    async def _end(self, place: tuple[str, str]) -> None:
+    async def _end(self, place: Place) -> None:
         table, unit = self._system.terms, UnitOfWork(self._engine)
         record = await unit.read(table.name, place)
         if record is not None and table.codec.decode(record.body).holder == self.holder:
@@ -118,7 +132,7 @@ class Terms:
             log.warning("another process has taken over", work=work)
         return self._ends.get(place, 0.0) > self._clock.monotonic()
 
-    async def _take(self, place: tuple[str, str], term_s: float) -> bool:
+    async def _take(self, place: Place, term_s: float) -> bool:
         """Write the row, unless somebody else's term lasts or is being written now."""
         table, unit = self._system.terms, UnitOfWork(self._engine)
         record = await unit.read(table.name, place)

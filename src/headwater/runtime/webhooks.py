@@ -13,6 +13,7 @@ An endpoint's answer decides: 2xx acknowledges, 410 disables the endpoint (alarm
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,9 +21,11 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from headwater.applying.installing import part_of
 from headwater.calls import calling
 from headwater.catalog import QueueSpec, RouteSpec
 from headwater.codec import encode_json
+from headwater.engine import Subscription
 from headwater.errors import Discard, HeadwaterError, Retry, Undeliverable, UnknownResource
 from headwater.events import Delivery
 from headwater.graph import Graph
@@ -48,6 +51,7 @@ from headwater.work import UnitOfWork, caused_by
 PREFIX = f"{NAME}/webhook-"
 SHOWN = 200
 """How much of an answer stands in an error."""
+_TRIES = 3
 Reach = Callable[[str], tuple[httpx.AsyncBaseTransport | None, str | None]]
 
 
@@ -114,20 +118,28 @@ class Webhooks:
             made = ""
             if not wanted and not any(present.target == queue for present in catalog.routes):
                 made = wanted = new_secret()
-            spec = QueueSpec(
-                name=queue,
-                max_receives=8,
-                backoff_ms=10_000,
-                retention_ms=7 * 86_400_000,
-                fifo=bool(route.group),
-            )
-            self._graph.add_queue(spec, self._handler(queue))
-            await engine.install(self._graph.catalog)
-            if wanted:
-                await self._write(queue, route.source, url, wanted)
-            subscription = await engine.subscribe(route)
+            subscription = await self._make(route, url, wanted)
             await self._consume(queue)
         return Subscribed(subscription.id, made)
+
+    async def _make(self, route: RouteSpec, url: str, secret: str) -> Subscription:
+        """Queue, row and route; anew when another server's start has just dropped the queue that nobody used yet."""
+        engine, queue = self._system.app.binding.engine, route.target
+        spec = QueueSpec(
+            name=queue,
+            max_receives=8,
+            backoff_ms=10_000,
+            retention_ms=7 * 86_400_000,
+            fifo=bool(route.group),
+        )
+        self._graph.add_queue(spec, self._handler(queue))
+        for _ in range(_TRIES):
+            await engine.install(part_of(self._graph.catalog, NAME))
+            if secret:
+                await self._write(queue, route.source, url, secret)
+            with contextlib.suppress(UnknownResource):
+                return await engine.subscribe(route)
+        return await engine.subscribe(route)
 
     async def unsubscribe(self, id: str) -> bool:
         """End a subscription, of a URL or a queue; False when there is none of this id."""
@@ -153,6 +165,15 @@ class Webhooks:
         for name, spec in stored.queues.items():
             if name.startswith(PREFIX) and name in wanted:
                 self._graph.add_queue(spec, self._handler(name))
+
+    async def follow(self) -> None:
+        """Consume the queues of webhooks that were subscribed at other servers."""
+        wanted = {hook.queue for hook in await self.rows()} - self._graph.handlers.keys()
+        if wanted:
+            stored = await self._system.app.binding.engine.catalog()
+            for queue in wanted & stored.queues.keys():
+                self._graph.add_queue(stored.queues[queue], self._handler(queue))
+                await self._consume(queue)
 
     async def rows(self) -> list[Hook]:
         """The webhooks subscribed at run time; their secrets are sealed."""

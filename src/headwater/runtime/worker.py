@@ -1,6 +1,6 @@
-"""A worker process: runs handlers with `run_in="process"` on the store of another process, the owner.
+"""A worker process: runs handlers with `run_in="process"` on the store that its `worker_home` gives.
 
-It holds its apps' declarations against the owner's catalog whenever a connection begins. While the store lacks
+It holds its apps' declarations against the store's catalog. While the store lacks
 something that they declare, or has it with another key or model version, the worker ends instead of writing what the
 other side reads wrongly. So old and new code run side by side exactly as long as they mean the same by what they share.
 """
@@ -14,46 +14,41 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
 import structlog
-from pydantic import SecretStr
 
 from headwater.app import App
 from headwater.blobs import BlobStore, Uncommitted
-from headwater.catalog import Catalog, QueueSpec, RouteSpec
+from headwater.catalog import Catalog, QueueSpec
 from headwater.clock import Clock, SystemClock
-from headwater.config import Config, worker_socket
+from headwater.config import Config
 from headwater.engine import Engine
-from headwater.engines import remote_engine
-from headwater.errors import DeclarationError, HeadwaterError, StoreError
+from headwater.errors import DeclarationError, HeadwaterError
 from headwater.graph import build_graph
 from headwater.handlers import HandlerSpec
 from headwater.http.limits import Limits
 from headwater.http.presigned import Presigner
 from headwater.metrics import Recorder
-from headwater.objects import make_blobs
 from headwater.runtime.consumer import Consumer
 from headwater.runtime.mail import Mailer
+from headwater.runtime.places import place_of_objects
 from headwater.runtime.spans import Spans
 from headwater.runtime.tally import Counter
 from headwater.runtime.wakeups import Wakeups
+from headwater.runtime.worker_home import make_home
 from headwater.runtime.workers import WORKER_SHARE
 from headwater.system import NAME, System
 from headwater.tracing import Tracer
 from headwater.transactions import end_waits, serve_waits
-from headwater.webhooks import Subscribed
 
 if TYPE_CHECKING:
     import httpx
 
-    from headwater.engines.remote.engine import RemoteEngine
-    from headwater.events import Delivery
     from headwater.http.access import Access
     from headwater.http.opened import Pulling
-    from headwater.webhooks import Deliverer, Secret
+    from headwater.webhooks import Deliverer
 
 R = TypeVar("R")
 EXIT_OK, EXIT_REFUSED, EXIT_NO_MEMORY, EXIT_INTERRUPTED = 0, 3, 71, 130
@@ -80,26 +75,12 @@ class _Threads(ThreadPoolExecutor):
         return job
 
 
-class _Webhooks:
-    """The server's webhooks, as a worker reaches them (`webhooks.Deliverer`)."""
-
-    def __init__(self, remote: RemoteEngine) -> None:
-        self._remote = remote
-        self.unsubscribe = remote.unsubscribe
-
-    async def subscribe(self, route: RouteSpec, url: str, secret: Secret | None) -> Subscribed:
-        told = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
-        return Subscribed(*await self._remote.subscribe_url(route, url, told))
-
-    async def deliver(self, delivery: Delivery, url: str, secret: Secret) -> None:
-        _not_here("deliver webhooks")
-
-
 class Worker:
     """One worker process; it is the binding (`app.Binding`) of its apps. `run` returns the exit code.
 
     `queues` limits it to some of the handlers, `concurrency` overrides what they declare. When `attached`, it ends with
-    its standard input. Raises `DeclarationError` when nothing is to run here.
+    its standard input. `server` is where the apps are served, when no connection to it tells. Raises `DeclarationError`
+    when nothing is to run here.
     """
 
     def __init__(
@@ -110,6 +91,7 @@ class Worker:
         queues: Sequence[str] = (),
         concurrency: int = 0,
         attached: bool = False,
+        server: str = "",
     ) -> None:
         self.config = config
         self.clock: Clock = SystemClock()
@@ -120,10 +102,17 @@ class Worker:
         self.graph = build_graph([*apps, self.system.app])
         self.specs = _chosen(self.graph.handlers, queues, concurrency)
         self.mail = Mailer(self.system)
-        self._remote = remote_engine(
-            worker_socket(config.store), clock=self.clock, check=self._check, trusted=_store_user(config.store)
+        self._home = make_home(
+            config,
+            self.clock,
+            self.system,
+            self.graph,
+            recorder=self.recorder,
+            uncommitted=self.uncommitted,
+            check=self._check,
+            server=server,
         )
-        self.engine: Engine = self._remote
+        self.engine: Engine = self._home.engine
         self._spans = Spans(
             self.engine, self.clock, self.system, share=config.trace_sample, kept_ms=max(config.history_ms, 1000)
         )
@@ -149,12 +138,7 @@ class Worker:
 
     @property
     def presigner(self) -> Presigner:
-        return Presigner(self._presigning, self.clock, self._remote.public_url)
-
-    def _presigning(self, make: bool) -> bytes:
-        if not self._remote.presigning:
-            raise StoreError("the server gave this worker no secret to sign URLs with", operation="presign")
-        return self._remote.presigning
+        return Presigner(self._home.presigning, self.clock, self._home.public_url)
 
     @property
     def access(self) -> Access:
@@ -162,7 +146,7 @@ class Worker:
 
     @property
     def webhooks(self) -> Deliverer:
-        return _Webhooks(self._remote)
+        return self._home.webhooks
 
     @property
     def pulls(self) -> Pulling:
@@ -171,7 +155,7 @@ class Worker:
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
         if app in self.config.services:
             return None, self.config.services[app]
-        return None, f"{self._remote.address}/{app}" if self._remote.address else None
+        return None, f"{self._home.address}/{app}" if self._home.address else None
 
     # The life of the process
 
@@ -192,13 +176,15 @@ class Worker:
             await self._close()
 
     async def _open(self) -> None:
-        await self.engine.open()
+        await self._home.open()
         serve_waits(asyncio.get_running_loop())
         for app in self.graph.apps:
             app.bind(self)
             _ = app.settings
+        await self._home.bound()
         if any(app.buckets for app in self.graph.apps):
-            self._blobs = make_blobs(self.config.objects_url)
+            self._blobs = place_of_objects(self.config, self.engine.features, self.graph.apps)
+        if self._blobs is not None:
             await self._blobs.check(await self.system.owner())
 
     async def _work(self, stopped: asyncio.Task[Any]) -> int:
@@ -208,10 +194,11 @@ class Worker:
             self._consumers.append(consumer)
             self._counters.append(Counter(consumer))
             consumer.start()
+        self._home.start({consumer.spec.queue: consumer for consumer in self._consumers})
         self._reports.start()
         self._spans.wakeups.start()
         log.info("worker runs", pid=os.getpid(), queues=sorted(self.specs))
-        broken = asyncio.create_task(self.engine.broken())
+        broken = asyncio.create_task(self._home.broken())
         try:
             await asyncio.wait([broken, stopped], return_when=asyncio.FIRST_COMPLETED)
             hopeless = self._stuck and self._threads.workers == 1
@@ -230,6 +217,7 @@ class Worker:
         await self._report()
         with contextlib.suppress(HeadwaterError):
             await self._spans.flush()
+        await self._home.stop()
         for app in self.graph.apps:
             for service in app.services.values():
                 await service.close()
@@ -241,13 +229,10 @@ class Worker:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _report(self) -> int | None:
-        """Tell the owner what was counted and what may be committed, and look whether jobs go on that were given up."""
+        """Tell what was counted and what may be committed, and look whether jobs go on that were given up."""
         if len(self._threads.jobs) > sum(consumer.stats.running for consumer in self._consumers):
             self._give_up()
-        self._remote.hold(self.uncommitted.ids())
-        for counter in self._counters:
-            if (counted := counter.news()) is not None:
-                self._remote.report(counted)
+        self._home.report(self.uncommitted.ids(), self._counters)
         return self.clock.wall_ms() + REPORT_MS
 
     def _give_up(self) -> None:
@@ -274,7 +259,7 @@ class Worker:
             os._exit(EXIT_INTERRUPTED)
         self._stop.set()
 
-    # The owner's catalog
+    # The store's catalog
 
     def _check(self, stored: Catalog) -> None:
         _compare(self.graph.catalog, stored)
@@ -339,14 +324,6 @@ def _differs(name: str, why: str) -> DeclarationError:
     return DeclarationError(
         why, operation="connect", resource=name, hint="let the server of the store run the same version of the app"
     )
-
-
-def _store_user(store: str) -> int | None:
-    """Who owns the store's folder: the socket of a deep folder stands in a shared one."""
-    try:
-        return Path(store.partition(":")[2]).stat().st_uid
-    except OSError:
-        return None
 
 
 def _not_here(what: str) -> NoReturn:

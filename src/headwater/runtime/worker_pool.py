@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 from asyncio.subprocess import Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -30,9 +31,10 @@ log = structlog.get_logger("headwater.workers")
 class _Place:
     """One process that is wanted, until `leave`."""
 
-    def __init__(self, queue: str, command: Sequence[str], clock: Clock) -> None:
+    def __init__(self, queue: str, command: Sequence[str], variables: Mapping[str, str], clock: Clock) -> None:
         self.queue = queue
         self._command = command
+        self._variables = variables
         self._clock = clock
         self._wanted = True
         self._failures = 0
@@ -47,8 +49,9 @@ class _Place:
         while self._wanted:
             begun = self._clock.monotonic()
             try:
+                environment = {**os.environ, **self._variables}
                 self.process = await asyncio.create_subprocess_exec(
-                    *self._command, stdin=asyncio.subprocess.PIPE, start_new_session=True
+                    *self._command, stdin=asyncio.subprocess.PIPE, start_new_session=True, env=environment
                 )
             except OSError as error:
                 log.error("a worker cannot be started", queue=self.queue, error=str(error))
@@ -81,10 +84,21 @@ class _Place:
 
 
 class WorkerPool:
-    """`set` how many workers a queue has; `stop` ends all. `command` makes the command line of a queue's worker."""
+    """`set` how many workers a queue has; `stop` ends all. `command` makes the command line of a queue's worker.
 
-    def __init__(self, command: Callable[[str], Sequence[str]], clock: Clock, *, drain_s: float) -> None:
+    `variables` are added to its environment.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[str], Sequence[str]],
+        clock: Clock,
+        *,
+        drain_s: float,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self._command = command
+        self._variables = variables or {}
         self._clock = clock
         self._drain_s = drain_s
         self._places: dict[str, list[_Place]] = {}
@@ -97,7 +111,7 @@ class WorkerPool:
             return
         places = self._places.setdefault(queue, [])
         while len(places) < wanted:
-            places.append(_Place(queue, self._command(queue), self._clock))
+            places.append(_Place(queue, self._command(queue), self._variables, self._clock))
         while len(places) > wanted:
             self._leave(places.pop(), self._drain_s + PATIENCE_S)
 

@@ -1,4 +1,7 @@
-"""A server's side of worker processes: the socket that they reach the store by, and those that it runs itself."""
+"""A server's side of worker processes: the socket that they reach the store by, and those that it runs itself.
+
+Of a store that many processes may have open workers open it themselves: then there is no socket.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,12 @@ class Workers:
 
     def __init__(self, config: Config, engine: Engine, clock: Clock) -> None:
         self._config = config
+        self._owns = engine.features.single_process
+        self._address = ""
         self._owner = share_engine(engine, report=self._count, hold=self._hold)
         self._supervisor: Supervisor | None = None
-        self.pool = WorkerPool(self._command, clock, drain_s=config.drain_s * WORKER_SHARE)
+        variables = {} if self._owns else {"HEADWATER_STORE": config.store}  # not in a command line: it has a password
+        self.pool = WorkerPool(self._command, clock, drain_s=config.drain_s * WORKER_SHARE, variables=variables)
 
     @property
     def local(self) -> WorkerPool | None:
@@ -57,7 +63,10 @@ class Workers:
         return self.pool if self._config.workers else None
 
     @contextmanager
-    def bind(self) -> Iterator[socket.socket]:
+    def bind(self) -> Iterator[socket.socket | None]:
+        if not self._owns:
+            yield None
+            return
         path = worker_socket(self._config.store)
         try:
             with bind_locally(path) as bound:
@@ -65,9 +74,12 @@ class Workers:
         finally:
             path.unlink(missing_ok=True)
 
-    async def start(self, bound: socket.socket, supervisor: Supervisor, address: str) -> None:
+    async def start(self, bound: socket.socket | None, supervisor: Supervisor, address: str) -> None:
         """Take workers."""
         self._supervisor = supervisor
+        self._address = address
+        if bound is None:
+            return
         self._owner.address = address
         self._owner.public_url = supervisor.presigner.public_url
         self._owner.presigning = self._presigning
@@ -112,5 +124,5 @@ class Workers:
 
     def _command(self, queue: str) -> list[str]:
         config = self._config
-        command = [sys.executable, "-m", "headwater.cli", "worker", *config.apps]
-        return [*command, "--queue", queue, "--store", config.store, "--attached"]
+        command = [sys.executable, "-m", "headwater.cli", "worker", *config.apps, "--queue", queue, "--attached"]
+        return [*command, "--store", config.store] if self._owns else [*command, "--server", self._address]

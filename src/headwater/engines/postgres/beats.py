@@ -72,6 +72,7 @@ class Beats(Upkeep):
         queues = (await self.database.fetch(_REVOKE, self.gate, self.process, self.given_ms))[0][0]
         await self._drop_unknown()
         await self.database.fetch(_FORGET, self.present_ms() - _REMEMBERED_MS)
+        await self.totals.tell(self.database, self.state.counts)
         if queues:
             self.announce(set(queues))
         for line in self._lines.values():
@@ -102,4 +103,5 @@ class Beats(Upkeep):
             self._beat_timer = None
         if self.process:
             await self.release([lease.delivery for lease in self.state.leases.values()])
+            await self.totals.tell(self.database, self.state.counts)
             await self.database.fetch(_LEAVE, self.process)

@@ -13,7 +13,7 @@ import re
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -31,7 +31,13 @@ from headwater.errors import (
 
 PATIENCE_S = 30.0
 """How long to try to reach the database before giving up a read, or an unknown outcome."""
-STATEMENT_S = 30.0
+CONNECT_S, STATEMENT_S, RELEASE_S = 10.0, 30.0, 5.0
+BOUND = (
+    "SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL tcp_keepalives_idle = 5;"
+    " SET LOCAL tcp_keepalives_interval = 2; SET LOCAL tcp_keepalives_count = 3"
+)
+"""In each transaction of several statements: it would keep its locks for hours when its process is cut off, or stopped,
+in the midst of it. One that waits between the plan and the values of a statement is not idle: so the second half."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}\Z")
 _OWN = ("schema", "pool", "prepared", "listen", "durability")
@@ -54,6 +60,7 @@ UNREACHABLE = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.InvalidSQLStatementNameError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,
 )
 """The database is not there, is starting or stopping, is a standby, or was too busy: it may be there in a moment."""
@@ -140,7 +147,7 @@ class Database:
             "statement_cache_size": 200 if prepared else 0,
             "max_cached_statement_lifetime": 0,
             "command_timeout": STATEMENT_S,
-            "timeout": 10.0,
+            "timeout": CONNECT_S,
             "server_settings": {"application_name": "headwater"} if prepared else None,
         }
 
@@ -169,17 +176,23 @@ class Database:
         text = self.sql(statement)
         return await self.patiently("read", lambda: self.once(text, arguments))
 
-    async def once(self, text: str, arguments: Sequence[Any]) -> list[asyncpg.Record]:
-        """Run a statement now; a connection that fails or is late is broken off."""
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool, which is broken off when it is late."""
         pool = self.pool
-        connection = await pool.acquire(timeout=10.0)
+        connection: Connection = await pool.acquire(timeout=CONNECT_S)
         try:
-            rows: list[asyncpg.Record] = await connection.fetch(text, *arguments)
+            yield connection
         except (TimeoutError, asyncio.CancelledError):
-            connection.terminate()
+            break_off(connection)
             raise
         finally:
-            await pool.release(connection, timeout=5.0)
+            await pool.release(connection, timeout=RELEASE_S)
+
+    async def once(self, text: str, arguments: Sequence[Any]) -> list[asyncpg.Record]:
+        """Run a statement now."""
+        async with self.connection() as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(text, *arguments)
         return rows
 
     @asynccontextmanager
@@ -188,16 +201,12 @@ class Database:
 
         Its errors are asyncpg's; `translate` makes ours of them.
         """
-        pool = self.pool
-        connection = await pool.acquire(timeout=10.0)
-        try:
-            async with connection.transaction(isolation=isolation, readonly=readonly):
-                yield connection
-        except (TimeoutError, asyncio.CancelledError):
-            connection.terminate()
-            raise
-        finally:
-            await pool.release(connection, timeout=5.0)
+        async with (
+            self.connection() as connection,
+            connection.transaction(isolation=isolation, readonly=readonly),
+        ):
+            await connection.execute(BOUND)
+            yield connection
 
     async def patiently(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do what may be done twice, again and again while the database can't be reached."""
@@ -214,8 +223,8 @@ class Database:
 class Pauses:
     """Back-off with jitter, up to `PATIENCE_S` in all."""
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
-        self._end = asyncio.get_running_loop().time() + patience_s
+    def __init__(self, patience_s: float | None = None) -> None:
+        self._end = asyncio.get_running_loop().time() + (PATIENCE_S if patience_s is None else patience_s)
         self._pause_s = _FIRST_PAUSE_S
 
     @property
@@ -225,6 +234,12 @@ class Pauses:
     async def wait(self) -> None:
         await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def break_off(connection: Connection) -> None:
+    """Close it at once, unless it is closed."""
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 def lost(error: BaseException) -> bool:

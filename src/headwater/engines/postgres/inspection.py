@@ -19,12 +19,13 @@ import asyncpg
 from headwater.engine import Answer, Question
 from headwater.engines.postgres.database import UNREACHABLE, translate, verify
 from headwater.engines.postgres.forgetting import Forgetting
-from headwater.engines.postgres.relations import Module, relations
+from headwater.engines.postgres.relations import RELATIONS, Module, merged_records
 from headwater.engines.postgres.state import State
 from headwater.engines.postgres.store import Store
 from headwater.errors import StoreError
-from headwater.inspecting.answering import Deadline, Shown, Snapshot, answer
+from headwater.inspecting.answering import Deadline, Snapshot, answer
 from headwater.inspecting.asking import Asking
+from headwater.inspecting.views import Shown
 
 T = TypeVar("T")
 
@@ -49,9 +50,7 @@ class Inspections(Forgetting):
         try:
             with self._reading(deadline) as reading:
                 state = reading.begin()
-                self._attach(connection, reading, state, now_ms)
-                specs = [spec for name, spec in sorted(state.tables.items()) if name in state.ids]
-                tables = [Shown(spec, state.ids[spec.name]) for spec in specs]
+                tables = self._attach(connection, reading, state, now_ms)
                 snapshot = Snapshot(connection, tables, "message", now_ms, verify, lambda: self._asking.ending)
                 return answer(question, deadline, snapshot)
         except apsw.Error as error:
@@ -61,13 +60,18 @@ class Inspections(Forgetting):
         finally:
             connection.close()
 
-    def _attach(self, connection: apsw.Connection, reading: _Reading, state: State, now_ms: int) -> None:
-        connection.execute("CREATE TABLE name (id INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+    def _attach(self, connection: apsw.Connection, reading: _Reading, state: State, now_ms: int) -> list[Shown]:
+        connection.execute("CREATE TABLE name (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)")
         connection.executemany("INSERT INTO name VALUES (?, ?)", state.names.items())
-        for relation in relations(now_ms, merging=bool(state.merging)):
+        merged = {table: merged_records(table, merging.load, now_ms) for table, merging in state.merging.items()}
+        for relation in (*RELATIONS, *merged.values()):
             module: Any = Module(relation, reading.fetch, self.database.sql)
             connection.create_module(relation.name, module, use_bestindex_object=True, read_only=True)
             connection.execute(f"CREATE VIRTUAL TABLE {relation.name} USING {relation.name}")
+        specs = [(state.ids[name], spec) for name, spec in sorted(state.tables.items()) if name in state.ids]
+        return [
+            Shown(spec, number, records=merged[number].name if number in merged else "record") for number, spec in specs
+        ]
 
     @contextlib.contextmanager
     def _reading(self, deadline: Deadline) -> Iterator[_Reading]:

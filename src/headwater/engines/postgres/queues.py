@@ -13,6 +13,7 @@ from headwater.engine import DeadLetter, Query, QueueStats, Subscription, Waitin
 from headwater.engines.postgres.database import Connection, verify
 from headwater.engines.postgres.deliveries import Deliveries
 from headwater.engines.postgres.state import State
+from headwater.engines.postgres.totals import Totals
 from headwater.errors import DeclarationError, UnknownResource
 from headwater.events import INSERTED, Envelope, KeyPart
 from headwater.ids import new_id
@@ -57,6 +58,7 @@ class Queues(Deliveries):
     def _prepare_queues(self) -> None:
         self._counted: tuple[Counted, dict[int, int]] = ({}, {})
         self._count_at = 0.0
+        self.totals = Totals()
 
     async def stats(self) -> list[QueueStats]:
         """Counts from the database. When there is so much that counting takes long, they may be some seconds old."""
@@ -66,7 +68,7 @@ class Queues(Deliveries):
         for name in sorted(self.state.queues):
             number = self.state.ids[name]
             depth, leased, delayed, oldest_ms, due_ms, groups = waiting.get(number, (0, 0, 0, 0, 0, 0))
-            counts = self.state.counts.get(number) or Counts()
+            sent, settled, retried = self.totals.of(number, self.state.counts.get(number) or Counts())
             found.append(
                 QueueStats(
                     queue=name,
@@ -76,9 +78,9 @@ class Queues(Deliveries):
                     dead=dead.get(number, 0),
                     oldest_age_ms=max(0, now_ms - oldest_ms) if depth else 0,
                     paused=number in self.state.paused,
-                    sent=counts.sent,
-                    settled=counts.settled,
-                    retried=counts.retried,
+                    sent=sent,
+                    settled=settled,
+                    retried=retried,
                     due_ms=due_ms,
                     groups=groups if self.state.queues[name].fifo else None,
                 )
@@ -90,6 +92,7 @@ class Queues(Deliveries):
         if begin >= self._count_at:
             rows = await self.database.fetch(_COUNT, self.present_ms())
             dead = await self.database.fetch(_COUNT_DEAD)
+            await self.totals.learn(self.database)
             self._counted = {row[0]: tuple(row)[1:] for row in rows}, {row[0]: row[1] for row in dead}
             end = self.clock.monotonic()
             self._count_at = end + (end - begin) * _SHARE if end - begin > 0.01 else 0.0

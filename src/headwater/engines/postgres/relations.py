@@ -33,20 +33,27 @@ class Column(NamedTuple):
 _AFFINITY = {"integer": "INTEGER", "text": "TEXT", "bytes": "BLOB", "partition": "TEXT", "sort": ""}
 
 
+class Branch(NamedTuple):
+    """A table or query of the database under the alias r, and which of its rows."""
+
+    source: str
+    where: str = ""
+
+
 class Relation(NamedTuple):
-    """`source` is the database's table or query, under the alias r. The first `key` columns are unique: the order."""
+    """The first `key` columns are unique among the rows of all branches: these are in the order of the key."""
 
     name: str
-    source: str
     key: int
     columns: tuple[Column, ...]
+    branches: tuple[Branch, ...]
 
     @property
     def declaration(self) -> str:
         return f"CREATE TABLE x ({', '.join(f'{c.name} {_AFFINITY[c.kind]}' for c in self.columns)})"
 
 
-_RECORD = (
+_RECORD_COLUMNS = (
     Column("tbl", "integer", "filter"),
     Column("pk", "partition", "filter"),
     Column("sk", "sort", "filter"),
@@ -56,79 +63,91 @@ _RECORD = (
     Column("expires_ms", "integer"),
     Column("body", "bytes"),
 )
-EVENT = Relation(
-    "event",
-    "@event r",
-    1,
-    (
-        Column("seq", "integer", "filter"),
-        Column("id", "text", "index"),
-        Column("trace", "text", "index"),
-        Column("source", "integer", "filter"),
-        Column("time_ms", "integer"),
-        Column("envelope", "bytes"),
+RELATIONS = (
+    Relation("record", 3, _RECORD_COLUMNS, (Branch("@record r"),)),
+    Relation(
+        "event",
+        1,
+        (
+            Column("seq", "integer", "filter"),
+            Column("id", "text", "index"),
+            Column("trace", "text", "index"),
+            Column("source", "integer", "filter"),
+            Column("time_ms", "integer"),
+            Column("envelope", "bytes"),
+        ),
+        (Branch("@event r"),),
+    ),
+    Relation(
+        "message",
+        2,
+        (
+            Column("queue", "integer", "filter"),
+            Column("position", "integer", "filter"),
+            Column("grp", "text"),
+            Column("receives", "integer"),
+            Column("sent_ms", "integer"),
+            Column("ready_ms", "integer"),
+            Column("id", "text"),
+            Column("source", "integer"),
+            Column("envelope", "bytes"),
+            Column("trace", "text"),
+        ),
+        (
+            Branch(
+                "(SELECT m.*, e.id, e.source, e.envelope, e.trace"
+                " FROM @message m JOIN @event e ON e.seq = m.position) r"
+            ),
+        ),
+    ),
+    Relation(
+        "dead",
+        2,
+        (
+            Column("queue", "integer", "filter"),
+            Column("id", "integer", "filter"),
+            Column("event_id", "text", "index"),
+            Column("envelope", "bytes"),
+            Column("grp", "text"),
+            Column("receives", "integer"),
+            Column("reason", "text"),
+            Column("died_ms", "integer"),
+        ),
+        (Branch("@dead r"),),
+    ),
+    Relation(
+        "attempt",
+        1,
+        (
+            Column("id", "integer", "filter"),
+            Column("event_id", "text", "index"),
+            Column("queue", "integer", "filter"),
+            Column("n", "integer"),
+            Column("outcome", "text"),
+            Column("error", "text"),
+            Column("started_ms", "integer"),
+            Column("ended_ms", "integer"),
+        ),
+        (Branch("@attempt r"),),
     ),
 )
-MESSAGE = Relation(
-    "message",
-    "(SELECT m.*, e.id, e.source, e.envelope, e.trace FROM @message m JOIN @event e ON e.seq = m.position) r",
-    2,
-    (
-        Column("queue", "integer", "filter"),
-        Column("position", "integer", "filter"),
-        Column("grp", "text"),
-        Column("receives", "integer"),
-        Column("sent_ms", "integer"),
-        Column("ready_ms", "integer"),
-        Column("id", "text"),
-        Column("source", "integer"),
-        Column("envelope", "bytes"),
-        Column("trace", "text"),
-    ),
-)
-DEAD = Relation(
-    "dead",
-    "@dead r",
-    2,
-    (
-        Column("queue", "integer", "filter"),
-        Column("id", "integer", "filter"),
-        Column("event_id", "text", "index"),
-        Column("envelope", "bytes"),
-        Column("grp", "text"),
-        Column("receives", "integer"),
-        Column("reason", "text"),
-        Column("died_ms", "integer"),
-    ),
-)
-ATTEMPT = Relation(
-    "attempt",
-    "@attempt r",
-    1,
-    (
-        Column("id", "integer", "filter"),
-        Column("event_id", "text", "index"),
-        Column("queue", "integer", "filter"),
-        Column("n", "integer"),
-        Column("outcome", "text"),
-        Column("error", "text"),
-        Column("started_ms", "integer"),
-        Column("ended_ms", "integer"),
-    ),
-)
-_IN_FORCE = (
-    "SELECT c.tbl, c.pk, c.sk, c.version, c.crc, c.schema, c.expires_ms, c.body FROM @record c WHERE NOT EXISTS ("
-    "SELECT FROM @load l JOIN @staged s ON s.load = l.id WHERE l.tbl = c.tbl AND l.state = 1 AND s.pk = c.pk"
-    " AND s.sk = c.sk AND (s.body IS NOT NULL OR s.expires_ms IS NULL OR s.expires_ms <= {now_ms}))"
-    " UNION ALL SELECT l.tbl, s.pk, s.sk, s.version, s.crc, s.schema, s.expires_ms, s.body"
-    " FROM @load l JOIN @staged s ON s.load = l.id WHERE l.state = 1 AND s.body IS NOT NULL"
+_REPLACED = (
+    "EXISTS (SELECT FROM @staged s WHERE s.load = {load} AND s.pk = r.pk AND s.sk = r.sk"
+    " AND (s.body IS NOT NULL OR s.expires_ms IS NULL OR s.expires_ms <= {now_ms}))"
 )
 
 
-def relations(now_ms: int, *, merging: bool) -> list[Relation]:
-    """`merging`: some table's load is flipped and not in place, so its rows are to be seen over records."""
-    source = f"({_IN_FORCE.format(now_ms=now_ms)}) r" if merging else "@record r"
-    return [Relation("record", source, 3, _RECORD), EVENT, MESSAGE, DEAD, ATTEMPT]
+def merged_records(table: int, load: int, now_ms: int) -> Relation:
+    """The records of a table whose load is flipped and not in place: its staged rows are over them."""
+    return Relation(
+        f"record_{table}",
+        3,
+        _RECORD_COLUMNS,
+        (
+            Branch("@record r", f"NOT {_REPLACED.format(load=load, now_ms=now_ms)}"),
+            Branch(f"(SELECT {table} AS tbl, s.* FROM @staged s WHERE s.load = {load}) r", "r.body IS NOT NULL"),
+        ),
+    )
 
 
 _OPERATORS = {
@@ -229,51 +248,61 @@ class _Cursor:
     def Filter(self, _: int, plan: str | None, values: tuple[Any, ...] | None) -> None:
         asked = msgspec.json.decode(plan or "", type=_Plan)
         key = range(self._relation.key)
-        self._reverse = asked.reverse
         self._places = {column: n for n, column in enumerate(dict.fromkeys((*key, *asked.used)))}
+        self._direction = " DESC" if asked.reverse else ""
         self._where: list[str] = []
         self._arguments: list[Any] = []
+        pinned: set[int] = set()
         self._few = False
         for (column, operator), value in zip(asked.conditions, values or (), strict=True):
-            self._narrow(self._relation.columns[column], operator, value)
+            asked_of = self._relation.columns[column]
+            if (argument := _converted(asked_of.kind, value)) is not None:
+                self._where.append(f"{self._name(column)} {operator} {self._bind(argument)}")
+                pinned |= {column} if operator == "=" else set()
+                self._few = self._few or asked_of.found == "index"
+        self._order = [column for column in key if column not in pinned]
         self._at = self._passed = 0
         self._read(FIRST_ROWS, None)
 
-    def _narrow(self, column: Column, operator: str, value: Any) -> None:
-        found = _converted(column, value)
-        if found is not None:
-            self._where.append(f"r.{column.name} {operator} {self._bind(found)}")
-            self._few = self._few or column.found == "index"
+    def _name(self, column: int) -> str:
+        return f"r.{self._relation.columns[column].name}"
 
     def _bind(self, value: Any) -> str:
         self._arguments.append(value)
         return f"${len(self._arguments)}"
 
     def _read(self, rows: int, last: Any) -> None:
-        names = [f"r.{column.name}" for column in self._relation.columns]
-        key, where, given = names[: self._relation.key], list(self._where), len(self._arguments)
+        where, given = list(self._where), len(self._arguments)
         if last is not None:
-            after = ", ".join(self._bind(last[n]) for n in range(len(key)))
-            where.append(f"({', '.join(key)}) {'<' if self._reverse else '>'} ({after})")
-        # An order that no index has keeps the database from walking along the key in search of them.
-        order = [f"{name} + 0" for name in key] if self._few else key
-        direction = " DESC" if self._reverse else ""
-        statement = (
-            f"SELECT {', '.join(names[column] for column in self._places)} FROM {self._relation.source}"
-            f"{' WHERE ' if where else ''}{' AND '.join(where)}"
-            f" ORDER BY {', '.join(f'{name}{direction}' for name in order)} LIMIT {self._bind(rows)}"
-        )
+            names = ", ".join(map(self._name, self._order))
+            after = ", ".join(self._bind(last[column]) for column in self._order)
+            where.append(f"({names}) {'<' if self._direction else '>'} ({after})")
+        limit = f" LIMIT {self._bind(rows)}"
+        columns = ", ".join(map(self._name, self._places))
+        parts = []
+        for source, condition in self._relation.branches:
+            conditions = " AND ".join(filter(None, (condition, *where))) or "true"
+            parts.append(f"(SELECT {columns} FROM {source} WHERE {conditions}{self._ordered()}{limit})")
+        statement = " UNION ALL ".join(parts)
+        if len(parts) > 1:
+            statement = f"SELECT * FROM ({statement}) r{self._ordered()}{limit}"
         self._passed += self._at
         self._page = self._module.fetch(self._module.sql(statement), self._arguments)
         del self._arguments[given:]
         self._asked, self._at = rows, 0
+
+    def _ordered(self) -> str:
+        # An order that no index has keeps the database from walking along the key in search of them.
+        name = "{} + 0" if self._few else "{}"
+        terms = [f"{name.format(self._name(column))}{self._direction}" for column in self._order]
+        return f" ORDER BY {', '.join(terms)}" if terms else ""
 
     def Eof(self) -> bool:
         return self._at >= len(self._page)
 
     def Next(self) -> None:
         self._at += 1
-        if self._at == len(self._page) == self._asked:
+        if self._at == len(self._page) == self._asked and self._order:
             size = sum(len(value) for row in self._page for value in row if isinstance(value, bytes | str))
             fitting = self._asked * PAGE_BYTES // max(size, 1)
             self._read(max(1, min(self._asked * 4, MOST_ROWS, fitting)), self._page[-1])
@@ -296,9 +325,9 @@ class _Cursor:
         self._page = ()
 
 
-def _converted(column: Column, value: Any) -> Any:
+def _converted(kind: str, value: Any) -> Any:
     """The value as the database knows it; None when it can't be asked for."""
-    match column.kind, value:
+    match kind, value:
         case "integer", int() if -(1 << 63) <= value < 1 << 63:
             return value
         case "text", str() if "\0" not in value:

@@ -52,9 +52,10 @@ class Store:
             fresh = State()
             async with self.database.transaction(isolation="repeatable_read", readonly=True) as connection:
                 await fresh.load(connection, self.address.schema)
-            fresh.counts, fresh.leases = self.state.counts, self.state.leases
-            fresh.compile()
-            self.state = fresh
+            if fresh.head.revision >= self.state.head.revision:  # else another reading, begun later, was faster
+                fresh.counts, fresh.leases = self.state.counts, self.state.leases
+                fresh.compile()
+                self.state = fresh
 
         await self.database.patiently("read", work)
 

@@ -20,11 +20,20 @@ from typing import Any
 import asyncpg
 
 from headwater.applying.batch import Batch
-from headwater.engines.postgres.database import UNREACHABLE, Connection, Pauses, lost, translate, unknown
+from headwater.engines.postgres.database import (
+    BOUND,
+    UNREACHABLE,
+    Connection,
+    Pauses,
+    break_off,
+    lost,
+    translate,
+    unknown,
+)
 from headwater.engines.postgres.flush import APPLY, Stale, arguments, is_plain, settle_rows, write_rest
 from headwater.engines.postgres.prefetch import prefetch
 from headwater.engines.postgres.store import Store
-from headwater.errors import HeadwaterError, StoreError, StoreFull, Unavailable
+from headwater.errors import CommitUnknown, HeadwaterError, StoreError, StoreFull, Unavailable
 from headwater.ids import new_id
 from headwater.unit import Commit, Committed
 
@@ -34,8 +43,11 @@ _TRIES = 3
 _WRITTEN, _REVISED, _STALE, _LOST = range(4)
 _GATE = "SELECT pg_advisory_xact_lock($1)"
 _REVISION = "SELECT revision FROM @head"
-_RESOLVE = "INSERT INTO @applied VALUES ($1, 0, $2, true) ON CONFLICT (id) DO NOTHING RETURNING id"
-_OUTCOME = "SELECT block, void FROM @applied WHERE id = $1"
+_RESOLVE = (
+    "INSERT INTO @applied AS a VALUES ($1, 0, $2, true)"
+    " ON CONFLICT (id) DO UPDATE SET void = a.void RETURNING block, void"
+)
+"""It writes also when it finds the row: so it waits until that is flushed, and on the standby."""
 Result = Committed | HeadwaterError
 Item = tuple[Commit, "asyncio.Future[Committed]"]
 Written = tuple[Batch, list[Result], int]
@@ -95,7 +107,7 @@ class Writer:
             batch, results, first = await self._write([commit for commit, _ in items])
         except Exception as error:
             failure = translate(error, "commit", self._store.address)
-            if len(items) > 1 and not isinstance(failure, StoreFull | Unavailable) and not lost(error):
+            if len(items) > 1 and not isinstance(failure, StoreFull | Unavailable | CommitUnknown) and not lost(error):
                 for item in items:
                     await self._commit([item])
                 return
@@ -136,9 +148,7 @@ class Writer:
     async def _attempt(self, id: str, commits: Sequence[Commit], *, alone: bool) -> Written:
         """Work a batch out and write it. Raises `Stale`, `_Unanswered`, or what kept it from being tried."""
         database = self._store.database
-        pool = database.pool
-        connection = await pool.acquire(timeout=10.0)
-        try:
+        async with database.connection() as connection:
             if not alone:
                 batch, results, image = await self._work_out(connection, commits)
                 if batch.is_empty:
@@ -157,11 +167,6 @@ class Writer:
                     first = await self._apply(id, connection, batch, results, image)
                     await write_rest(database, connection, batch)
             return batch, results, first
-        except (TimeoutError, asyncio.CancelledError):
-            connection.terminate()
-            raise
-        finally:
-            await pool.release(connection, timeout=5.0)
 
     async def _work_out(self, connection: Connection, commits: Sequence[Commit]) -> tuple[Batch, list[Result], Any]:
         store = self._store
@@ -192,6 +197,7 @@ class Writer:
             )
         except Exception as error:
             if lost(error):
+                break_off(connection)
                 raise _Unanswered(error, batch, results) from error
             raise
         assert row is not None
@@ -212,9 +218,7 @@ class Writer:
         store, database = self._store, self._store.database
 
         async def work() -> int | None:
-            if await database.once(database.sql(_RESOLVE), (id, store.present_ms())):
-                return None
-            ((block, void),) = await database.once(database.sql(_OUTCOME), (id,))
+            ((block, void),) = await database.once(database.sql(_RESOLVE), (id, store.present_ms()))
             return None if void else block
 
         try:
@@ -238,10 +242,12 @@ class _transaction:
     results: list[Result]
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._transaction = connection.transaction()
 
     async def __aenter__(self) -> _transaction:
         await self._transaction.start()
+        await self._connection.execute(BOUND)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -250,8 +256,11 @@ class _transaction:
                 await self._transaction.commit()
             except Exception as failed:
                 if lost(failed):
+                    break_off(self._connection)
                     raise _Unanswered(failed, self.batch, self.results) from failed
                 raise
+            return
+        if isinstance(error, _Unanswered):
             return
         ending: Awaitable[None] = self._transaction.rollback()
         try:

@@ -11,8 +11,9 @@ import apsw
 from headwater.engine import Answer, Question
 from headwater.engines.sqlite.database import connect, fetch, translate, verify
 from headwater.engines.sqlite.forgetting import Forgetting
-from headwater.inspecting.answering import Deadline, Shown, Snapshot, answer
+from headwater.inspecting.answering import Deadline, Snapshot, answer
 from headwater.inspecting.asking import Asking
+from headwater.inspecting.views import Shown
 
 _MESSAGES = (
     "(SELECT w.queue, w.position, w.grp, w.receives, w.sent_ms, w.ready_ms, e.id, e.source, e.envelope, e.trace"

@@ -227,19 +227,20 @@ class Loads(Upkeep):
 
     async def begin_load(self, table: str, scope: str) -> Staging:
         number = self.table_number(table)
+        # The generation first: a load of the scope that is flipped after this makes this one's flip a conflict.
+        last = fetch(self.reader, "SELECT load FROM generation WHERE tbl = ? AND scope = ?", (number, scope))
         while await self.expand(table):
             pass
 
-        def work(connection: apsw.Connection) -> tuple[int, int]:
+        def work(connection: apsw.Connection) -> int:
             ((load,),) = fetch(
                 connection, "INSERT INTO load (tbl, scope, state) VALUES (?, ?, 0) RETURNING id", (number, scope)
             )
-            last = fetch(connection, "SELECT load FROM generation WHERE tbl = ? AND scope = ?", (number, scope))
-            return load, last[0][0] if last else 0
+            return int(load)
 
-        load, after = await self.writer.run(work)
+        load = await self.writer.run(work)
         self._staging[load] = self.clock.monotonic()
-        return SqliteStaging(self, self.state.tables[table], Flip(table, scope, load, after))
+        return SqliteStaging(self, self.state.tables[table], Flip(table, scope, load, last[0][0] if last else 0))
 
     async def unchanged_since_load(self, table: str, scope: str) -> bool:
         place, after = (self.table_number(table), scope), _FIRST

@@ -41,6 +41,14 @@ CREATE TABLE process (
     label text NOT NULL
 );
 
+-- How many messages all processes have counted.
+CREATE TABLE counted (
+    queue integer PRIMARY KEY,
+    sent bigint NOT NULL,
+    settled bigint NOT NULL,
+    retried bigint NOT NULL
+);
+
 CREATE TABLE lease (
     id bigint PRIMARY KEY,
     process bigint NOT NULL,
@@ -535,12 +543,17 @@ BEGIN
     SELECT k.n, r.version, r.crc, r.schema, r.expires_ms,
         CASE WHEN r.version IS DISTINCT FROM m.version THEN r.body END, m.digest, m.version,
         CASE WHEN m.version IS NULL THEN (
-            SELECT g.scope FROM generation g
-            JOIN member o ON o.tbl = g.tbl AND o.scope = g.scope AND o.pk = k.pk AND o.sk = k.sk
+            SELECT g.scope FROM generation g CROSS JOIN LATERAL (
+                SELECT FROM member x WHERE x.tbl = of_tbl AND x.scope = g.scope AND x.pk = k.pk AND x.sk = k.sk LIMIT 1
+            ) o
             WHERE g.tbl = of_tbl AND g.scope <> of_scope LIMIT 1) END
     FROM unnest(k_pk, k_sk) WITH ORDINALITY AS k(pk, sk, n)
-    LEFT JOIN record r ON r.tbl = of_tbl AND r.pk = k.pk AND r.sk = k.sk
-    LEFT JOIN member m ON m.tbl = of_tbl AND m.scope = of_scope AND m.pk = k.pk AND m.sk = k.sk;
+    LEFT JOIN LATERAL (
+        SELECT * FROM record x WHERE x.tbl = of_tbl AND x.pk = k.pk AND x.sk = k.sk LIMIT 1
+    ) r ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM member x WHERE x.tbl = of_tbl AND x.scope = of_scope AND x.pk = k.pk AND x.sk = k.sk LIMIT 1
+    ) m ON true;
 END $$;
 
 -- A page of a scope's rows; with a time, whether each record is there as the scope's last load wrote it.
@@ -567,7 +580,9 @@ SET plan_cache_mode = force_generic_plan SET jit = off
 AS $$
 BEGIN
     RETURN QUERY
-    SELECT m.pk, m.sk FROM staged s JOIN member m ON m.tbl = of_tbl AND m.scope = of_scope AND m.pk = s.pk AND m.sk = s.sk
+    SELECT s.pk, s.sk FROM staged s CROSS JOIN LATERAL (
+        SELECT FROM member x WHERE x.tbl = of_tbl AND x.scope = of_scope AND x.pk = s.pk AND x.sk = s.sk LIMIT 1
+    ) m
     WHERE s.load = of_load LIMIT 1;
 END $$;
 
@@ -586,8 +601,8 @@ BEGIN
     WHERE l.tbl = of_tbl AND l.state = 1;
 END $$;
 
--- Take rows of flipped loads out of `staged`, with their index entries, and follow in `member` (without a digest the row
--- leaves its scope); false: another process has moved some of them.
+-- Take rows of flipped loads out of `staged`, with their index entries, and follow in `member` (without a digest the
+-- row leaves its scope); false: another process has moved some of them.
 CREATE FUNCTION move_rows(
     s_load bigint[], s_pk bytea[], s_sk bytea[],
     x_load bigint[], x_idx integer[], x_partition bytea[], x_sort bytea[], x_pk bytea[], x_sk bytea[],
@@ -599,20 +614,30 @@ AS $$
 DECLARE
     moved bigint;
 BEGIN
-    DELETE FROM staged s USING unnest(s_load, s_pk, s_sk) AS g(load, pk, sk)
-    WHERE s.load = g.load AND s.pk = g.pk AND s.sk = g.sk;
+    DELETE FROM staged WHERE ctid = ANY (ARRAY(
+        SELECT s.ctid FROM unnest(s_load, s_pk, s_sk) AS g(load, pk, sk) CROSS JOIN LATERAL (
+            SELECT x.ctid FROM staged x WHERE x.load = g.load AND x.pk = g.pk AND x.sk = g.sk LIMIT 1
+        ) s));
     GET DIAGNOSTICS moved = ROW_COUNT;
     IF moved < cardinality(s_load) THEN
         RETURN false;
     END IF;
-    DELETE FROM staged_entry e USING unnest(x_load, x_idx, x_partition, x_sort, x_pk, x_sk)
-        AS g(load, idx, partition, sort, pk, sk)
-    WHERE e.load = g.load AND e.idx = g.idx AND e.partition = g.partition AND e.sort = g.sort
-        AND e.pk = g.pk AND e.sk = g.sk;
+    DELETE FROM staged_entry WHERE ctid = ANY (ARRAY(
+        SELECT e.ctid FROM unnest(x_load, x_idx, x_partition, x_sort, x_pk, x_sk)
+            AS g(load, idx, partition, sort, pk, sk)
+        CROSS JOIN LATERAL (
+            SELECT x.ctid FROM staged_entry x WHERE x.load = g.load AND x.idx = g.idx AND x.partition = g.partition
+                AND x.sort = g.sort AND x.pk = g.pk AND x.sk = g.sk LIMIT 1
+        ) e));
     INSERT INTO member SELECT * FROM unnest(m_tbl, m_scope, m_pk, m_sk, m_digest, m_version)
         AS j(tbl, scope, pk, sk, digest, version) WHERE j.digest IS NOT NULL
     ON CONFLICT (tbl, scope, pk, sk) DO UPDATE SET digest = excluded.digest, version = excluded.version;
-    DELETE FROM member m USING unnest(m_tbl, m_scope, m_pk, m_sk, m_digest) AS j(tbl, scope, pk, sk, digest)
-    WHERE j.digest IS NULL AND m.tbl = j.tbl AND m.scope = j.scope AND m.pk = j.pk AND m.sk = j.sk;
+    DELETE FROM member WHERE ctid = ANY (ARRAY(
+        SELECT m.ctid FROM unnest(m_tbl, m_scope, m_pk, m_sk, m_digest) AS j(tbl, scope, pk, sk, digest)
+        CROSS JOIN LATERAL (
+            SELECT x.ctid FROM member x
+            WHERE x.tbl = j.tbl AND x.scope = j.scope AND x.pk = j.pk AND x.sk = j.sk LIMIT 1
+        ) m
+        WHERE j.digest IS NULL));
     RETURN true;
 END $$;

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from headwater.engines.postgres.database import Address, Connection, Database
-from headwater.errors import StoreError, StoreTooNew
+from headwater.errors import StoreError, StoreTooNew, UnknownResource
 from headwater.ids import new_id
 
 _NEEDS = re.compile(r"-- needs: (\d+)\n")
@@ -72,6 +72,15 @@ async def migrate(database: Database) -> list[str]:
     return await database.patiently("migrate", work)
 
 
+async def missing_steps(database: Database) -> list[str]:
+    """The names of the steps that `migrate` would run."""
+    present = 0
+    if (await database.fetch(_EXISTS, f"{database.address.schema}.migration"))[0][0]:
+        present, needs = (await database.fetch(_STANDING))[0]
+        _check_not_newer(database.address, needs)
+    return [step.name for step in steps() if step.number > present]
+
+
 async def check_schema(database: Database, *, create: bool) -> None:
     """Hold the store's schema against the steps that this version knows; an empty one is made when `create`.
 
@@ -80,7 +89,8 @@ async def check_schema(database: Database, *, create: bool) -> None:
     address = database.address
     if not (await database.fetch(_EXISTS, f"{address.schema}.migration"))[0][0]:
         if not create:
-            raise StoreError("there is no store here", operation="open", resource=address.shown)
+            hint = "`headwater run` makes it; --store, HEADWATER_STORE or headwater.toml say where it is"
+            raise UnknownResource("there is no store here", operation="open", resource=address.shown, hint=hint)
         await migrate(database)
         return
     rows = await database.fetch(_STANDING)
