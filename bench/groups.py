@@ -58,11 +58,11 @@ async def _drain(engine: Engine, queue: str, n: int) -> float:
     return n / watch.seconds
 
 
-async def _claims(engine: Engine, queue: str) -> tuple[float, float]:
+async def _claims(engine: Engine, queue: str, count: int) -> tuple[float, float]:
     """(median, first) microseconds of a claim, of messages that wait in many groups."""
-    await fill(engine, queue, CLAIMS, CLAIMS // 2, "claimed")
+    await fill(engine, queue, count, count // 2, "claimed")
     samples = []
-    for _ in range(CLAIMS):
+    for _ in range(count):
         begun = time.perf_counter()
         (delivery,) = await engine.receive(queue, 1)
         samples.append((time.perf_counter() - begun) * 1e6)
@@ -84,6 +84,7 @@ def new_commit_of(settle: Settle) -> Commit:
 
 
 async def groups(n: int = 100_000, setting: Setting = sqlite) -> Report:
+    claims = min(CLAIMS, n // 10)
     app = App("bench")
     plain = app.queue("plain", Note, retention="30d").name
     fifo = app.queue("fifo", Note, retention="30d", fifo=True).name
@@ -101,11 +102,11 @@ async def groups(n: int = 100_000, setting: Setting = sqlite) -> Report:
         await _stick(engine, stuck, n)
         alone, behind = [], []
         for _ in range(ROUNDS):
-            alone.append((await _claims(engine, fifo))[0])
-            behind.append((await _claims(engine, stuck))[0])
+            alone.append((await _claims(engine, fifo, claims))[0])
+            behind.append((await _claims(engine, stuck, claims))[0])
         await engine.close()
         await engine.open()
-        _, after_start = await _claims(engine, stuck)
+        _, after_start = await _claims(engine, stuck, claims)
         memory = resident_mb()
         await engine.close()
         described = stores.described()

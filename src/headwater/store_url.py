@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 
 def is_file_store(url: str) -> bool:
@@ -11,12 +11,18 @@ def is_file_store(url: str) -> bool:
 
 
 def shown_store(url: str) -> str:
-    """The URL without user, password and parameters, but for the schema: what tells one store from another."""
+    """The URL without user, password and parameters, but for the schema: what tells one store from another.
+
+    Passwords have all kinds of characters, also where they should be written with `%`.
+    """
     if is_file_store(url):
         return url
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url.partition(":")[0]
-    place = rest.partition("?")[0].rpartition("@")[2]
-    schema = dict(parse_qsl(urlsplit(url.replace("#", "%23")).query)).get("schema", "") if "?" in rest else ""
+    login, _, place = rest.partition("?")[0].rpartition("@")
+    query = rest.partition("?")[2]
+    if not login and "@" in rest:
+        place, _, query = rest.rpartition("@")[2].partition("?")
+    schema = dict(parse_qsl(query)).get("schema", "")
     return f"{scheme}://{place}" + (f"?schema={schema}" if schema else "")

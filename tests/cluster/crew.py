@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,27 +37,31 @@ class Mailbox:
 
 
 class Crew:
-    """`make_apps` makes each server's own apps. Leaving the context stops the servers that are left."""
+    """`make_apps` makes each server's own apps. Leaving the context stops the servers that are left.
+
+    Nobody consumes the queues `unconsumed`.
+    """
 
     def __init__(
         self, url: str, folder: Path, make_apps: Callable[[], Sequence[App[Any]]], count: int = 2, **options: Any
     ) -> None:
+        self._unconsumed = set(options.pop("unconsumed", ()))
         self.clock = VirtualClock()
         self.mailbox = Mailbox()
-        self._rules = {"mail": MailRules(self.mailbox, ("oncall@shop.example",)), **options}
+        self._rules: dict[str, Any] = {"mail": MailRules(self.mailbox, ("oncall@shop.example",)), **options}
         self._url = url
         self._folder = folder
         self.members = [self.make(make_apps()) for _ in range(count)]
 
     def make(self, apps: Sequence[App[Any]], **options: Any) -> Supervisor:
-        return Supervisor(
-            apps,
-            make_engine(self._url, clock=self.clock),
-            self.clock,
-            webhooks=WebhookRules(key_file=self._folder / "secret.key", stand_ins=True),
-            blobs=make_blobs(str(self._folder / "objects"), shared=True),
-            **{"rules": AccessRules(environment="test"), **self._rules, **options},
-        )
+        given = {
+            "webhooks": WebhookRules(key_file=self._folder / "secret.key", stand_ins=True),
+            "blobs": make_blobs(str(self._folder / "objects"), shared=True),
+            "rules": AccessRules(environment="test"),
+            **self._rules,
+            **options,
+        }
+        return Supervisor(apps, make_engine(self._url, clock=self.clock), self.clock, **given)
 
     async def __aenter__(self) -> Crew:
         for member in self.members:
@@ -84,10 +87,10 @@ class Crew:
         self.members.remove(member)
         await member.stop(1)
 
-    async def pass_time(self, seconds: float) -> None:
+    async def pass_time(self, seconds: float, step: float = STEP_S) -> None:
         end = self.clock.monotonic() + seconds
         while (now := self.clock.monotonic()) < end:
-            self.clock.move_to(min(now + STEP_S, end))
+            self.clock.move_to(min(now + step, end))
             await self.settle()
 
     async def settle(self) -> None:
@@ -106,15 +109,8 @@ class Crew:
             if any(consumer.busy for consumer in member.consumers.values()):
                 return True
         stats = await self.members[0].engine.stats() if self.members else []
-        return any(queue.depth > queue.delayed and not queue.paused for queue in stats)
+        return any(q.depth > q.delayed and not q.paused and q.queue not in self._unconsumed for q in stats)
 
     def holders(self, work: str) -> list[Supervisor]:
         """The servers that do this work now."""
         return [member for member in self.members if member.terms.holds(work)]
-
-    async def await_holder(self, work: str) -> Supervisor:
-        with contextlib.suppress(StopIteration):
-            return next(iter(self.holders(work)))
-        await self.pass_time(TAKEN_OVER_S)
-        (holder,) = self.holders(work)
-        return holder

@@ -476,6 +476,18 @@ async def test_a_forgotten_load_is_swept_in_the_end(opened: Store) -> None:
         await flip(opened.engine, staging)
 
 
+async def test_a_load_that_goes_on_for_hours_is_not_swept(opened: Store) -> None:
+    staging = await opened.engine.begin_load(TABLE, "")
+    for n in range(4):
+        await opened.advance(3000)
+        await staging.add(documents({f"k{n}": row(n)}))
+        assert await opened.engine.sweep_loads(100) == 0
+    await staging.finish("keep", 0, 1.0)
+    staging.close()
+    await flip(opened.engine, staging)
+    assert await seen(opened) == {f"k{n}": n for n in range(4)}
+
+
 @pytest.mark.parametrize("die", [True, False])
 async def test_a_load_that_was_staged_is_abandoned_with_its_process(opened: Store, die: bool) -> None:
     staging, *_ = await stage(opened.engine, TABLE, {"a": row(1)})

@@ -7,7 +7,7 @@ import re
 import secrets
 import struct
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,12 +16,17 @@ import pytest
 
 from headwater.engines.postgres import forgetting
 from headwater.engines.postgres.engine import PostgresEngine
+from headwater.erasures import erase, erasure_of
 from headwater.errors import StoreError
 from headwater.events import Caller
+from headwater.graph import build_graph
+from headwater.system import System
 from headwater.unit import Redaction, new_commit
 from tests.conformance.conftest import postgres_store
+from tests.conformance.loading import stage
 from tests.conformance.test_erasure import CATALOG, CHANGES, MARK, TABLE, redact, request, told
 from tests.conformance.workbench import PATIENCE_S, Store, image, key_of, write
+from tests.faults import forgetful
 
 _PAGE = 8192
 _FILES = (
@@ -41,6 +46,20 @@ async def beside(opened: Store, postgres: str) -> AsyncIterator[asyncpg.Connecti
     connection = await asyncpg.connect(postgres)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def tokens_left(store: Store, postgres: str) -> Callable[[], Awaitable[set[str]]]:
+    """Which of the tokens of `forgetful` the store still has."""
+
+    async def look() -> set[str]:
+        connection = await asyncpg.connect(postgres)
+        try:
+            return await kept(connection, engine_of(store).address.schema, [forgetful.TOKEN, forgetful.OTHER])
+        finally:
+            await connection.close()
+
+    return look
 
 
 def engine_of(store: Store) -> PostgresEngine:
@@ -70,6 +89,7 @@ async def test_scrubbing_leaves_no_row_and_no_index_entry_behind(opened: Store, 
     for n in range(3):
         for key in people:
             await opened.put(TABLE, key, {"id": key, "n": n, "name": key})
+    await stage(opened.engine, TABLE, {key: {"name": key, "n": 9} for key in people})
     await opened.drain(CHANGES)
     gone = people[::4]
     for key in gone:
@@ -114,7 +134,7 @@ async def test_who_may_not_vacuum_is_told(opened: Store, beside: asyncpg.Connect
         guest = postgres_store(url)(opened.clock)
         await guest.open()
         try:
-            with pytest.raises(StoreError, match="only their owner may VACUUM"):
+            with pytest.raises(StoreError, match="may not VACUUM attempt, claim"):
                 await guest.scrub()
         finally:
             await guest.close()
@@ -205,6 +225,29 @@ async def test_a_message_sent_while_the_head_of_its_group_is_withdrawn_is_delive
         await other.engine.close()
     (delivery,) = await opened.take(CHANGES)
     assert image(delivery.event.data) == {"id": "ann", "n": 2}
+
+
+async def test_two_processes_that_work_on_one_erasure_finish_it(
+    store: Store, tokens_left: Callable[[], Awaitable[set[str]]]
+) -> None:
+    await store.open()
+    await store.engine.install(build_graph([System().app]).catalog)
+    await store.engine.install(forgetful.CATALOG)
+    await forgetful.live(store.engine)
+    event = await forgetful.request(store.engine)
+    other = Store(store.make)
+    await other.engine.open()
+    assert await tokens_left() == {forgetful.TOKEN, forgetful.OTHER}
+    try:
+        ended = await asyncio.gather(*(erase(x.engine, event, forgetful.ID) for x in (store, other)))
+    finally:
+        await other.engine.close()
+    erasure = await erasure_of(store.engine, forgetful.ID)
+    assert erasure is not None
+    assert (ended, erasure.state, erasure.targets) == ([None, None], "done", [])
+    assert erasure.events >= 2 * forgetful.CHANGES + 1
+    assert await tokens_left() == {forgetful.OTHER}
+    assert await store.engine.check() == []
 
 
 STATEMENTS = (

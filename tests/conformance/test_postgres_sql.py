@@ -13,6 +13,7 @@ import pytest
 
 from headwater.catalog import QueueSpec, RouteSpec, TableSpec
 from headwater.engine import Answer, Question
+from headwater.engines import make_engine
 from headwater.engines.postgres import relations
 from headwater.engines.postgres.engine import PostgresEngine
 from headwater.engines.postgres.inspection import _Reading
@@ -21,6 +22,7 @@ from headwater.unit import new_commit
 from tests.conformance.conftest import sqlite
 from tests.conformance.loading import flip, load, stage
 from tests.conformance.workbench import PATIENCE_S, Store, emit, write
+from tests.postgres.server import Server
 
 ROWS = TableSpec(name="shop/rows", partition="id", fields=("id", "n"))
 PARTS = TableSpec(name="shop/parts", partition="box", sort="place")
@@ -273,3 +275,16 @@ async def test_a_connection_that_breaks_is_an_error_of_ours(
         await asking
     await locked.rollback()
     assert (await ask(opened, "SELECT data FROM events")).rows == []
+
+
+async def test_a_database_that_is_gone_is_not_taken_for_a_slow_statement(start_postgres: Callable[..., Server]) -> None:
+    server = start_postgres(fsync="on")
+    engine = make_engine(f"{server.url}?schema=shop")
+    await engine.open()
+    try:
+        server.kill()
+        with pytest.raises(Unavailable):
+            await engine.ask(Question(statement="SELECT 1", seconds=0.3))
+        server.start()
+    finally:
+        await engine.close()

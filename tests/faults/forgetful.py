@@ -13,6 +13,7 @@ from headwater.applying import forgetting
 from headwater.catalog import Catalog, IndexSpec, TableSpec
 from headwater.clock import SystemClock
 from headwater.codec import decode_json, encode_json
+from headwater.engine import Engine
 from headwater.engines.sqlite.engine import SqliteEngine
 from headwater.erasures import ERASURES, FORGETTINGS, Erasure, Forgetting, Target, erase
 from headwater.graph import build_graph
@@ -38,7 +39,7 @@ async def opened(folder: Path) -> SqliteEngine:
     return engine
 
 
-async def live(engine: SqliteEngine) -> None:
+async def live(engine: Engine) -> None:
     for n in range(CHANGES):
         for token in (TOKEN, OTHER):
             commit = new_commit()
@@ -47,7 +48,7 @@ async def live(engine: SqliteEngine) -> None:
             await engine.commit(commit)
 
 
-async def request(engine: SqliteEngine) -> str:
+async def request(engine: Engine) -> str:
     """What `Table.forget` commits; the id of the message's event."""
     erasure = Erasure(
         id=ID, table=TABLE, digest="", salt="", requested_ms=await engine.now_ms(), targets=[Target(TABLE, [TOKEN, ""])]
@@ -63,7 +64,7 @@ async def request(engine: SqliteEngine) -> str:
     return event.id
 
 
-async def go_on(engine: SqliteEngine) -> None:
+async def go_on(engine: Engine) -> None:
     """As the handler does: what waits says which erasure is not done."""
     for waiting in await engine.peek(FORGETTINGS, 10):
         message = Forgetting(**decode_json(waiting.event.data or b""))

@@ -101,3 +101,14 @@ async def balance(engine: PostgresEngine, name: str) -> int:
 
 async def waiting(engine: PostgresEngine, queue: str) -> list[Any]:
     return [workbench.data(message) for message in await engine.peek(queue, 1000)]
+
+
+def note(commit: Commit, item: Any) -> Commit:
+    """Append to the list of what was done, blindly."""
+    write(commit, ACCOUNTS, "done", None, Merge(append={"items": [item]}), blind=True)
+    return commit
+
+
+async def done(engine: PostgresEngine) -> list[Any]:
+    record = await engine.read(ACCOUNTS, ("done", ""))
+    return list(workbench.image(record.body)["items"]) if record else []

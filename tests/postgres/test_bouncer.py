@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import asyncpg
 
+from headwater.engine import Question
+from headwater.engines import make_engine
+from tests.faults import forgetful
 from tests.postgres.bouncer import Bouncer, needs_pgbouncer
 from tests.postgres.server import Server
 
@@ -25,3 +28,21 @@ async def test_a_connection_is_held_for_a_transaction_only(start_postgres: Calla
         assert await waiting == 1
         for client in clients:
             await client.close()
+
+
+@needs_pgbouncer
+async def test_sql_and_vacuum_need_no_session(start_postgres: Callable[..., Server]) -> None:
+    with Bouncer(start_postgres(), pool=3) as bouncer:
+        engine = make_engine(f"{bouncer.url}?schema=shop&prepared=off&listen=off")
+        await engine.open()
+        try:
+            await engine.install(forgetful.CATALOG)
+            await forgetful.live(engine)
+            question = Question(
+                statement="SELECT n FROM shop_people WHERE id = :id", parameters={"id": forgetful.OTHER}
+            )
+            answers = await asyncio.gather(*(engine.ask(question) for _ in range(4)))
+            assert [answer.rows for answer in answers] == [[(forgetful.CHANGES - 1,)]] * 4
+            assert await engine.scrub()
+        finally:
+            await engine.close()

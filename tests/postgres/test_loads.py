@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -19,7 +19,8 @@ from headwater.unit import Committed, Merge, Read
 from tests.conformance.crash import crash
 from tests.conformance.loading import documents, expand, flip, load, stage
 from tests.conformance.test_loads import CATALOG, TABLE, changes, row
-from tests.conformance.workbench import Store, key_of
+from tests.conformance.workbench import Store, at_rest, key_of
+from tests.postgres.server import PATIENCE_S, Server
 
 _LARGE = ("staged", "staged_entry", "member", "record")
 _READ = (
@@ -176,6 +177,40 @@ async def test_a_load_is_flipped_or_given_up(two: tuple[Store, Store]) -> None:
         await expand(other.engine, TABLE)
 
 
+async def test_a_process_that_can_not_say_that_it_gives_a_load_up_goes_on(two: tuple[Store, Store]) -> None:
+    _, other = two
+    engine = engine_of(other)
+    await engine.database.close()
+    engine.abandon(1)
+    await at_rest(engine)
+    assert not engine.broken_by.done()
+
+
+async def test_the_death_of_the_server_costs_a_load_nothing(
+    start_postgres: Callable[..., Server],
+) -> None:
+    server, rows = await asyncio.to_thread(start_postgres), {f"k{n:05}": row(n) for n in range(6_000)}
+    store = Store(lambda clock, **_: PostgresEngine(server.url, clock=clock))
+
+    async def kill_when(table: str, found: int) -> None:
+        engine, statement = engine_of(store), f"SELECT count(*) >= {found} FROM @{table}"
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await engine.database.fetch(statement))[0][0]:
+                pass
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+
+    await store.open(*CATALOG)
+    (staging, differences, _), _ = await asyncio.gather(stage(store.engine, TABLE, rows), kill_when("staged", 2_000))
+    assert (staging.staged, differences.inserted) == (6_000, 6_000)
+    await flip(store.engine, staging)
+    await asyncio.gather(expand(store.engine, TABLE), kill_when("record", 2_000))
+    await expand(store.engine, TABLE)
+    assert await changes(store) == [(key, "inserted", None, n) for n, key in enumerate(rows)]
+    assert await store.engine.check() == []
+    await store.engine.close()
+
+
 async def test_a_slice_that_comes_late_stages_nothing(two: tuple[Store, Store]) -> None:
     one, _ = two
     staging = await one.engine.begin_load(TABLE, "")
@@ -244,5 +279,5 @@ async def test_a_large_load_after_small_ones_goes_by_the_indexes(
     await one.engine.close()
     database, read = engine_of(other).database, dict[str, int]()
     while not read:  # a connection's counts are there when it has ended
-        read.update(await database.fetch(_READ, database.address.schema, _LARGE))
+        read |= {row[0]: row[1] for row in await database.fetch(_READ, database.address.schema, _LARGE)}
     assert max(read.values()) < 20 * len(rows), read

@@ -19,7 +19,8 @@ def place_of_objects(config: Config, features: Features, apps: Iterable[App[Any]
     Raises `DeclarationError` when several hosts may have the store open and the place is a folder of one of them.
     """
     url = config.objects_url
-    if features.single_process or "://" in url or (url and config.objects_shared):
+    is_folder = url.partition("://")[0] in (url, "file")
+    if features.single_process or not is_folder or (url and config.objects_shared):
         return make_blobs(url, shared=not features.single_process)
     if not any(app.buckets for app in apps):
         return None

@@ -16,6 +16,7 @@ from headwater.errors import HeadwaterError, Unavailable
 
 BEAT_S = 4.0
 LIFE_MS = 15_000
+_PROMPT_S = 0.5
 _REMEMBERED_MS = 600_000
 _CLOCK = "SELECT @clock_ms(NULL)"
 _LATEST = (
@@ -89,12 +90,21 @@ class Beats(Upkeep):
         self._unknown_leases = set(unknown)
 
     async def _measure(self) -> None:
-        """How far the database's time is ahead of this process's clock that never steps."""
+        """How far the database's time is ahead of this process's clock that never steps.
+
+        An answer that was long under way tells little.
+        """
         if not self._live:
             return
-        before = self.clock.monotonic()
-        ((database_ms,),) = await self.database.fetch(_CLOCK)
-        self._ahead_ms = database_ms - (before + self.clock.monotonic()) * 500
+
+        async def work() -> None:
+            before = self.clock.monotonic()
+            ((database_ms,),) = await self.database.once(self.database.sql(_CLOCK), ())
+            after = self.clock.monotonic()
+            if after - before < _PROMPT_S or not self._ahead_ms:
+                self._ahead_ms = database_ms - (before + after) * 500
+
+        await self.database.patiently("read", work)
 
     async def _leave(self) -> None:
         """Give all back; nobody needs to wait for this process's leases to end."""

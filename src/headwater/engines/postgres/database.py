@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from headwater.engines.postgres.hosts import Hosts
 from headwater.errors import (
     CommitUnknown,
     DeclarationError,
@@ -28,6 +29,7 @@ from headwater.errors import (
     StoreFull,
     Unavailable,
 )
+from headwater.store_url import shown_store
 
 PATIENCE_S = 30.0
 """How long to try to reach the database before giving up a read, or an unknown outcome."""
@@ -93,7 +95,9 @@ class Address:
         self.listen = own.get("listen", self.dsn)
         self.prepared = own.get("prepared", "on") != "off"
         self.relaxed = own.get("durability") == "relaxed"
-        self.shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path} schema {self.schema}"
+        self.shown = shown_store(url)
+        if parts.fragment or "@" in parts.path:
+            raise _unreadable(self.shown)
         if not _NAME.match(self.schema):
             raise _misnamed("schema", self.schema, "lower-case letters, digits and _, at most 41")
         if not own.get("pool", "10").isdigit() or int(own.get("pool", "10")) < 3:
@@ -103,6 +107,11 @@ class Address:
 
 def _misnamed(name: str, value: str, form: str) -> DeclarationError:
     return DeclarationError(f"{name}={value!r} in the store's URL is not {form}", operation="open", hint="mend the URL")
+
+
+def _unreadable(shown: str) -> DeclarationError:
+    hint = "special characters of a password are written with %, such as %40 for @ and %2F for /"
+    return DeclarationError("the store's URL cannot be read", operation="open", resource=shown, hint=hint)
 
 
 class _Connection(asyncpg.Connection):
@@ -115,6 +124,7 @@ class Database:
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self._hosts = Hosts(address.dsn)
         self._pool: asyncpg.Pool | None = None
         self._statements: dict[str, str] = {}
 
@@ -123,12 +133,18 @@ class Database:
 
         async def connect() -> asyncpg.Pool:
             return await asyncpg.create_pool(
-                address.dsn, min_size=1, max_size=address.pool, connection_class=_Connection, **self._options
+                connect=self._hosts.connect,
+                min_size=1,
+                max_size=address.pool,
+                connection_class=_Connection,
+                **self._options,
             )
 
         try:
             self._pool = await self.patiently("open", connect)
         except (ValueError, ssl.SSLError) as error:
+            if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
+                raise _unreadable(address.shown) from None  # it may quote a part of the password
             raise StoreError(str(error), operation="open", resource=address.shown, hint="mend the URL") from error
 
     async def close(self) -> None:
@@ -153,7 +169,7 @@ class Database:
 
     async def connect(self) -> asyncpg.Connection:
         """A connection beside the pool, in the loop that runs; the caller closes it."""
-        return await asyncpg.connect(self.address.dsn, **self._options)
+        return await self._hosts.connect(**self._options)
 
     @property
     def is_open(self) -> bool:
@@ -180,7 +196,7 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection of the pool, which is broken off when it is late."""
         pool = self.pool
-        connection: Connection = await pool.acquire(timeout=CONNECT_S)
+        connection: Connection = await pool.acquire(timeout=CONNECT_S * len(self._hosts))
         try:
             yield connection
         except (TimeoutError, asyncio.CancelledError):
@@ -215,7 +231,7 @@ class Database:
             try:
                 return await work()
             except (asyncpg.PostgresError, *UNREACHABLE) as error:
-                if not isinstance(error, UNREACHABLE) or pauses.over:
+                if not isinstance(error, UNREACHABLE) or isinstance(error, ssl.SSLCertVerificationError) or pauses.over:
                     raise translate(error, operation, self.address) from error
             await pauses.wait()
 
@@ -259,6 +275,10 @@ def translate(error: BaseException, operation: str, address: Address | None = No
             return StoreDamaged(str(error), operation=operation, resource=where, hint="restore a backup")
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
             return StoreError(str(error), operation=operation, resource=where, hint="mend user and password in the URL")
+        case ssl.SSLCertVerificationError():
+            return StoreError(
+                str(error), operation=operation, resource=where, hint="mend sslmode or sslrootcert in the URL"
+            )
         case asyncpg.InvalidCatalogNameError():
             return StoreError(str(error), operation=operation, resource=where, hint="create the database first")
         case asyncpg.InsufficientPrivilegeError():

@@ -57,8 +57,8 @@ def arguments(
     batch: Batch, image: dict[Any, str | None], taken: dict[tuple[str, str], int | None], done: list[int]
 ) -> list[Any]:
     """All after the first five of `apply`: `image` and `taken` are what was read, `done` the leases that end."""
-    groups = _settled_groups(batch)
-    locks = _locks(batch, image, taken, groups)
+    groups = _settled_groups(batch, gone=True)
+    locks = _locks(batch, image, taken, _settled_groups(batch))
     wide = len(locks) > MOST_LOCKS or bool(batch.pending and batch.pending.flipped)
     return [
         wide,
@@ -93,13 +93,13 @@ def _image_columns(image: dict[Any, str | None]) -> list[list[Any]]:
     return [*pack_places(list(image)), list(image.values())]
 
 
-def _settled_groups(batch: Batch) -> list[tuple[int, str]]:
-    """The FIFO groups of which a message is gone."""
+def _settled_groups(batch: Batch, *, gone: bool = False) -> list[tuple[int, str]]:
+    """The FIFO groups of which a message is settled, or gone."""
     return sorted(
         {
             (queue, group)
             for (queue, _), (lease, settle) in batch.settled.items()
-            if (group := lease.delivery.group) is not None and settle.outcome != "retry"
+            if (group := lease.delivery.group) is not None and not (gone and settle.outcome == "retry")
         }
     )
 

@@ -67,7 +67,10 @@ _HELD_BACK = (
 _TABLES = ("record", "entry", "event", "message", "attempt", "dead", "claim", "staged", "staged_entry", "member")
 _OTHERS = (
     "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE n.nspname = $1 AND c.relname = ANY ($2) AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"
+    " WHERE n.nspname = $1 AND c.relname = ANY ($2) AND NOT (pg_has_role(c.relowner, 'USAGE')"
+    " OR (SELECT pg_has_role(d.datdba, 'USAGE') FROM pg_database d WHERE d.datname = current_database())"
+    " OR CASE WHEN current_setting('server_version_num')::int >= 170000"
+    " THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END) ORDER BY 1"
 )
 
 
@@ -171,7 +174,7 @@ class Forgetting(Loads):
         schema = self.address.schema
         if others := [table for (table,) in await self.database.fetch(_OTHERS, schema, _TABLES)]:
             raise StoreError(
-                f"only their owner may VACUUM {', '.join(others)}",
+                f"the store's user may not VACUUM {', '.join(others)}",
                 operation="forget",
                 resource=self.address.shown,
                 hint="make the store's user a member of the role that owns its tables",

@@ -106,7 +106,8 @@ class _Reading:
         return state
 
     def fetch(self, statement: str, arguments: Sequence[Any]) -> Sequence[Any]:
-        return self._run(self._connection.fetch(statement, *arguments))
+        patience_s = self._deadline.left_s + 1  # instead of the connection's own, which may be shorter
+        return self._run(self._connection.fetch(statement, *arguments, timeout=patience_s))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         self._task = self._loop.create_task(self._bounded(work))
@@ -123,6 +124,8 @@ class _Reading:
             async with asyncio.timeout(max(self._deadline.left_s, 0)):
                 return await work
         except TimeoutError as error:
+            if self._connection is None:
+                raise translate(error, "sql", self._store.address) from error
             raise self._deadline.missed() from error
 
     def stop(self) -> None:

@@ -14,7 +14,8 @@ import asyncpg
 
 from headwater.clock import Timer
 from headwater.engines.postgres.beats import Beats
-from headwater.engines.postgres.database import UNREACHABLE, Pauses
+from headwater.engines.postgres.database import CONNECT_S, UNREACHABLE, Pauses
+from headwater.engines.postgres.hosts import Hosts
 from headwater.errors import HeadwaterError
 
 POLL_S = 0.25
@@ -35,6 +36,7 @@ class Listening(Beats):
         self._telling = False
         self._poll_timer: Timer | None = None
         self._listener: asyncio.Future[Any] | None = None
+        self._ear: asyncpg.Connection | None = None
 
     @property
     def _channel(self) -> str:
@@ -55,23 +57,32 @@ class Listening(Beats):
 
     async def _listen(self) -> None:
         """Keep a connection that listens, for as long as the store is open."""
-        pauses = Pauses()
+        pauses, hosts = Pauses(), Hosts(self.address.listen)
         while True:
             try:
-                connection = await asyncpg.connect(self.address.listen, timeout=10.0)
+                connection = await hosts.connect(timeout=CONNECT_S)
                 ended = asyncio.Event()
                 connection.add_termination_listener(lambda _, ended=ended: ended.set())
+                self._ear = connection
                 try:
                     await connection.add_listener(self._channel, self._heard)
                     self._listening, pauses = True, Pauses()
                     self.rescan()
                     await ended.wait()
                 finally:
-                    self._listening = False
+                    self._listening, self._ear = False, None
                     connection.terminate()
             except (asyncpg.PostgresError, *UNREACHABLE):
                 """Polling goes on meanwhile."""
             await pauses.wait()
+
+    async def _beat(self) -> None:
+        await super()._beat()
+        if (ear := self._ear) is not None:
+            try:
+                await ear.fetchval("SELECT 1", timeout=CONNECT_S)
+            except (asyncpg.PostgresError, *UNREACHABLE):
+                ear.terminate()  # it was cut off without a word, and would hear nothing any more
 
     def _heard(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         sender, _, news = str(payload).partition(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -21,7 +22,8 @@ from headwater.unit import Commit, Emit, new_commit
 
 _SLICE = 500
 _SHARE = 20
-"""Counting takes at most one part in so many of the time."""
+"""Counting that isn't quick takes at most one part in so many of the time."""
+_QUICK_S = 0.03
 _COUNT = (
     "SELECT queue, count(*) AS depth, count(*) FILTER (WHERE fence <> 0) AS leased,"
     " count(*) FILTER (WHERE ready_ms > $1) AS delayed, min(sent_ms) AS oldest,"
@@ -88,14 +90,15 @@ class Queues(Deliveries):
         return found
 
     async def _count(self) -> tuple[Counted, dict[int, int]]:
-        begin = self.clock.monotonic()
+        time_s = asyncio.get_running_loop().time
+        begin = time_s()
         if begin >= self._count_at:
             rows = await self.database.fetch(_COUNT, self.present_ms())
             dead = await self.database.fetch(_COUNT_DEAD)
             await self.totals.learn(self.database)
             self._counted = {row[0]: tuple(row)[1:] for row in rows}, {row[0]: row[1] for row in dead}
-            end = self.clock.monotonic()
-            self._count_at = end + (end - begin) * _SHARE if end - begin > 0.01 else 0.0
+            end = time_s()
+            self._count_at = end + (end - begin) * _SHARE if self._live and end - begin > _QUICK_S else 0.0
         return self._counted
 
     async def peek(self, queue: str, limit: int, after: int = 0) -> list[Waiting]:

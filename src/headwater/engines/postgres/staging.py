@@ -45,7 +45,7 @@ from headwater.engines.postgres.database import checksum, verify
 from headwater.engines.postgres.flush import columns, pack_entry
 from headwater.engines.postgres.keys import pack_key, unpack_key
 from headwater.engines.postgres.listening import Listening
-from headwater.errors import Conflict
+from headwater.errors import Conflict, HeadwaterError
 from headwater.events import Key
 from headwater.ids import new_id
 from headwater.unit import Commit, Flip, Write
@@ -53,6 +53,7 @@ from headwater.unit import Commit, Flip, Write
 COMPARED_ROWS = 1_000
 SLICE_ROWS = 256
 GIVEN_UP_S = 3600.0
+"""How long after it last went on a load that is neither flipped nor abandoned is taken for forgotten."""
 _TOUCH_S = 60.0
 _GENERATIONS = "SELECT scope, load FROM @generation WHERE tbl = $1"
 _BEGIN = "INSERT INTO @load (tbl, scope, state, process, touched_ms) VALUES ($1, $2, 0, $3, $4) RETURNING id"
@@ -102,6 +103,7 @@ class PostgresStaging:
         self._resource = f"{spec.name} {flip.scope}".rstrip()
         self._generations = generations
         self._uid = new_id()
+        self._touched = loads.clock.monotonic()
         self._writing: asyncio.Future[None] | None = None
         self._brought = Brought(spec.name)
 
@@ -111,12 +113,19 @@ class PostgresStaging:
     async def add(self, documents: Sequence[Document]) -> Differences:
         total = Differences()
         for at in range(0, len(documents), COMPARED_ROWS):
-            await self._loads.touch(self.flip.load)
+            await self._touch()
             differences, rows = await self._compare(documents[at : at + COMPARED_ROWS])
             total += differences
             for slice in slices(rows):
                 await self._stage(slice)
         return total
+
+    async def _touch(self) -> None:
+        """Let the others know that the load is going on; one that was given up stays so."""
+        now = self._loads.clock.monotonic()
+        if now - self._touched > _TOUCH_S:
+            self._touched = now
+            await self._loads.database.fetch(_TOUCH, self.flip.load, self._loads.present_ms())
 
     async def _compare(self, documents: Sequence[Document]) -> tuple[Differences, list[Row]]:
         """What differs, as rows of `staged`."""
@@ -174,7 +183,7 @@ class PostgresStaging:
         present = 0 if missing == "keep" else await self._count_members()
         most = math.inf if missing == "keep" else present * max_removed + 1e-6
         while members := await loads.database.fetch(_MEMBERS, *self._place, *after, COMPARED_ROWS):
-            await loads.touch(self.flip.load)
+            await self._touch()
             after = (members[-1]["pk"], members[-1]["sk"])
             absent = await self._absent([unpack_key(pk, sk) for pk, sk in members])
             vanished += sum(record is not None for record in absent.values())
@@ -222,7 +231,6 @@ class Loads(Listening):
     """Part of the engine (`engine.Loads`)."""
 
     def _prepare_loads(self) -> None:
-        self._touched: dict[int, float] = {}
         self._abandoned: set[int] = set()
         self._moved: dict[int, tuple[int, bytes, bytes]] = {}
         """By table: the load that is expanded and the last row that was moved, so that the next slice does not pass
@@ -236,15 +244,8 @@ class Loads(Listening):
         while await self.expand(table):
             pass
         ((load,),) = await self.database.fetch(_BEGIN, number, scope, self.process, self.present_ms())
-        self._touched[load] = self.clock.monotonic()
         flip = Flip(table, scope, load, generations.get(scope, 0))
         return PostgresStaging(self, self.state.tables[table], flip, generations)
-
-    async def touch(self, load: int) -> None:
-        """The load is going on; one that was given up stays so."""
-        if self.clock.monotonic() - self._touched.get(load, math.inf) > _TOUCH_S:
-            self._touched[load] = self.clock.monotonic()
-            await self.database.fetch(_TOUCH, load, self.present_ms())
 
     def begin_slice(self, writing: Any) -> asyncio.Future[None]:
         """It ends with the engine; whoever stages looks at its outcome, unless the load fails before."""
@@ -296,14 +297,18 @@ class Loads(Listening):
 
     def abandon(self, load: int) -> None:
         self._abandoned.add(load)
-        self._start(self._give_loads_up())
+        self._start(self._give_up_soon())
+
+    async def _give_up_soon(self) -> None:
+        try:
+            await self._give_loads_up()
+        except HeadwaterError:
+            """The next sweep tries again; without this process they are given up anyhow."""
 
     async def _give_loads_up(self) -> None:
-        given_up, self._abandoned = self._abandoned, set()
-        for load in given_up:
-            self._touched.pop(load, None)
-        if given_up:
-            await self.database.fetch(_GIVE_UP, list(given_up))
+        if given_up := list(self._abandoned):
+            await self.database.fetch(_GIVE_UP, given_up)
+            self._abandoned.difference_update(given_up)
 
     async def sweep_loads(self, limit: int) -> int:
         self.writable()
