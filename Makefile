@@ -59,6 +59,7 @@ docs: $(READY)
 
 bench: $(READY) ## Run the benchmarks
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench --engine postgres
 
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff format $(CODE)

@@ -24,11 +24,12 @@ async def shared_rate(stores: Stores, n: int, *, changes: bool) -> float:
     kind, share, name = "changes" if changes else "pipeline", n // PROCESSES, "shared"
     await (await open_engine(stores.url(name))).close()
     command = (sys.executable, "-m", "bench.sharer", stores.url(name), str(share), kind)
-    started = [await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE) for _ in range(PROCESSES)]
+    started: list[Process] = []
     try:
         async with asyncio.timeout(PATIENCE_S):
-            for process in started:
-                await _line(process)
+            for _ in range(PROCESSES):
+                started.append(await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE))
+                await _line(started[-1])
             begun = time.perf_counter()
             for process in started:
                 _stdin(process).write(b"go\n")

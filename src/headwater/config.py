@@ -43,8 +43,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one environment. Paths are relative to the folder of `headwater.toml`.
 
     `objects` is where buckets keep their bytes: a folder, by default `objects` beside the SQLite store, or
-    "s3://bucket/prefix"; `objects_shared` says that all hosts see the same folder. `history` is how long events are kept after their messages are done, `history_events` how
-    many at the most; `drain` bounds a graceful stop. `environment` is the name in API keys, by default the section's.
+    "s3://bucket/prefix"; `objects_shared` says that all hosts see the same folder. `history` is how long events are
+    kept after their messages are done, `history_events` how many at the most; `drain` bounds a graceful stop.
+    `environment` is the name in API keys, by default the section's.
     `development_key_file` has the secret of development issuers, `secret_key_file` the key that encrypts secrets in
     the store; both are made when they are first needed. `webhooks` says where webhooks may go.
     `proxies` are the addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. With

@@ -118,6 +118,19 @@ def test_migrate_tells_and_runs_what_is_missing(site: Site) -> None:
     assert "upgrade" in site.cli("migrate").failed(STORE_FAILED).err
 
 
+def test_an_empty_schema_of_a_user_without_the_right_to_make_schemas_will_do(site: Site) -> None:
+    server, schema = site.store.partition("?")[0], site.store.rpartition("=")[2]
+    password = urlsplit(site.store).password
+    role = f"role_{schema}"
+    run_sql(server, f"CREATE ROLE {role} LOGIN PASSWORD '{password}'", f"CREATE SCHEMA {schema} AUTHORIZATION {role}")
+    try:
+        site.store = site.store.replace("//headwater:", f"//{role}:")
+        site.cli("migrate").ok()
+        assert site.cli("status", "--json").ok().json["engine"] == "postgres"
+    finally:
+        run_sql(server, f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")
+
+
 def test_workers_join_a_store_wait_for_its_apps_and_leave_when_they_differ(site: Site) -> None:
     with site.work() as first, site.work() as second:
         first.wait_for("waiting for a server")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from headwater import App
+from headwater import App, Event, ObjectInfo
 from headwater.blobs import blob_id
 from headwater.config import Config
 from headwater.engine import Features
@@ -81,6 +82,29 @@ async def test_what_another_server_may_still_commit_is_not_collected(gather: Gat
 
 class Holder:
     closed = False
+
+
+async def test_servers_that_watch_one_folder_put_each_file_once(gather: Gather, tmp_path: Path) -> None:
+    put: list[str] = []
+
+    def apps() -> list[App[None]]:
+        app: App[None] = App("shop")
+        files = app.bucket("files")
+        files.watch(tmp_path / "drop", settle="1s")
+
+        @app.on(files.created)
+        async def created(event: Event[ObjectInfo]) -> None:
+            put.append(event.data.key)
+
+        return [app]
+
+    async with gather(apps, 3) as crew:
+        for name in "abcdef":
+            (tmp_path / "drop" / name).write_text(name, "utf-8")
+        for _ in range(4):
+            await asyncio.gather(*(folder.look() for member in crew.members for folder in member.drop_folders))
+            await crew.pass_time(2)
+        assert sorted(put) == list("abcdef")
 
 
 async def test_a_server_with_another_secret_key_is_refused(gather: Gather, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,7 @@ from headwater.runtime.scheduler import LOOK_MS
 from headwater.runtime.supervisor import Supervisor
 from tests.cluster.conftest import Gather
 from tests.cluster.crew import TAKEN_OVER_S, Crew
+from tests.runtime.samples import until
 
 METRICS = "alarms of headwater,shop"
 
@@ -207,6 +209,9 @@ async def test_a_webhook_is_delivered_by_any_server_also_when_that_of_its_subscr
         first, second = crew.members
         made = await Admin(first.engine, first, clock=crew.clock).subscribe(topic="shop/news", url="https://a.example/")
         (hook,) = await second.webhooks.rows()
+        admin = Admin(second.engine, second, clock=crew.clock)
+        await admin.subscribe(topic="shop/news", url="https://b.example/")
+        assert hook.queue in (await second.engine.catalog()).queues, "another subscription leaves it as it is"
         await crew.kill(first)
         await crew.pass_time(TAKEN_OVER_S)
         assert hook.queue in second.consumers
@@ -215,3 +220,34 @@ async def test_a_webhook_is_delivered_by_any_server_also_when_that_of_its_subscr
         assert hook.queue in late.consumers
         routes = (await second.engine.catalog()).routes
         assert [route.id for route in routes if route.target == hook.queue] == [made["id"]]
+
+
+async def test_messages_that_are_leased_together_are_each_held_to_their_end(gather: Gather) -> None:
+    begun: list[str] = []
+    goes_on = asyncio.Event()
+
+    def apps() -> list[App[None]]:
+        app: App[None] = App("shop")
+
+        @app.on(app.queue("jobs", visibility="3s"))
+        async def work(event: Event[dict[str, str]]) -> None:
+            begun.append(event.data["id"])
+            if event.data["id"] == "slow":
+                await goes_on.wait()
+
+        return [app]
+
+    async with gather(apps, 2, unconsumed=["shop/jobs"]) as crew:
+        first = crew.members[0]
+        await first.engine.pause("shop/jobs", True)
+        jobs = first.graph.apps[0].queues["shop/jobs"]
+        for id in ("quick", "slow"):
+            await jobs.send({"id": id})
+        await first.engine.pause("shop/jobs", False)
+        await until(lambda: "slow" in begun)
+        for _ in range(40):
+            crew.clock.move_to(crew.clock.monotonic() + 0.5)
+            await asyncio.sleep(0.02)
+        assert begun == ["quick", "slow"], "its lease was extended"
+        goes_on.set()
+        await crew.settle()

@@ -268,3 +268,29 @@ async def test_unknown_tables_are_refused(shop: Store) -> None:
         await shop.engine.read("shop/none", ("a", ""))
     with pytest.raises(UnknownResource):
         await shop.engine.query(Query(table="shop/rows", index="none"))
+
+
+@pytest.mark.parametrize("odd", ["\0", "a\0b", "\1", "\1\2", "\0\1\1\2\0"])
+async def test_every_character_is_kept(store: Store, odd: str) -> None:
+    """In keys, their subjects, FIFO groups, claims and deduplication ids."""
+    jobs = QueueSpec(name="shop/fifo", fifo=True)
+    await store.open(TableSpec(name="shop/odd", partition="id"), jobs, RouteSpec(source="shop/odd", target="shop/fifo"))
+    for key in (odd, odd.replace("\0", "\1\2")):
+        await store.put("shop/odd", key, {"id": key})
+        assert await store.read("shop/odd", key) == {"id": key}
+        assert len(await store.engine.history("shop/odd", (key, ""), 10)) >= 1
+    same = odd == odd.replace("\0", "\1\2")
+    found = await store.take("shop/fifo", 1 if same else 2)
+    assert found[0].group == odd
+    assert found[0].event.subject == odd
+    await store.ack(*found)
+    await store.claim(odd, odd, 10, b"taken")
+    assert await store.engine.claimed(odd, odd) == b"taken"
+    assert await store.engine.claimed(odd, f"{odd}!") is None
+    await store.send("shop/fifo", 1, group=odd, dedup=odd)
+    await store.send("shop/fifo", 1, group=odd, dedup=odd)
+    assert [waiting.group for waiting in await store.engine.peek("shop/fifo", 10)] == [odd]
+    (delivery,) = await store.take("shop/fifo")
+    await store.bury(delivery, odd)
+    (letter,) = await store.engine.dead_letters()
+    assert (letter.group, letter.reason) == (odd, odd)

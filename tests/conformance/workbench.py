@@ -79,8 +79,12 @@ def image(body: bytes | None) -> Any:
 
 async def at_rest(engine: Engine) -> None:
     """What the engine does beside its commits, such as asking a database for messages, is done."""
-    while tasks := getattr(engine, "_tasks", set()) - {getattr(engine, "_listener", None)}:
-        await asyncio.wait(tasks)
+
+    def tasks() -> set[asyncio.Future[Any]]:
+        return {task for task in getattr(engine, "_tasks", ()) if task is not getattr(engine, "_listener", None)}
+
+    while under_way := tasks():
+        await asyncio.wait(under_way)
         for _ in range(3):
             await asyncio.sleep(0)
 

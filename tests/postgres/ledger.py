@@ -110,11 +110,16 @@ class Process:
     async def _handle_steps(self) -> None:
         while True:
             with suppress(Unavailable):
-                for delivery in await self.engine.receive(STEPS, self.random.randrange(1, 4), grouped=True):
-                    await self._attempt(delivery)
+                deliveries = await self.engine.receive(STEPS, self.random.randrange(1, 4), grouped=True)
+                while deliveries and await self._attempt(deliveries[0]):
+                    del deliveries[0]
+                await self.engine.release(deliveries[1:])
 
-    async def _attempt(self, delivery: Delivery) -> None:
-        """Handle it, again at a conflict; now and then it fails, or takes longer than its lease."""
+    async def _attempt(self, delivery: Delivery) -> bool:
+        """Handle it, again at a conflict; now and then it fails, or takes longer than its lease.
+
+        False: it is not known to be done, and what follows it in its group must wait.
+        """
         if self.random.random() < 0.002:
             await asyncio.sleep(VISIBILITY_MS / 1000 * 1.5)
         with suppress(LeaseLost, CommitUnknown, Unavailable):
@@ -122,10 +127,12 @@ class Process:
                 with suppress(Conflict):
                     return await self._handle(delivery)
             await self._retry(delivery)
+        return False
 
-    async def _handle(self, delivery: Delivery) -> None:
+    async def _handle(self, delivery: Delivery) -> bool:
         if self.random.random() < 0.02:
-            return await self._retry(delivery)
+            await self._retry(delivery)
+            return False
         made, order = new_commit(), data(delivery)
         if delivery.queue == TRANSFERS:
             for name, sign in ((order["from"], -1), (order["to"], 1)):
@@ -137,7 +144,7 @@ class Process:
             write(made, GROUPS, name, None, Merge(append={"done": [order["n"]]}), blind=True)
         made.settles.append(settle(delivery))
         await self.engine.commit(made)
-        return None
+        return True
 
     async def _retry(self, delivery: Delivery) -> None:
         made = new_commit()
@@ -146,7 +153,7 @@ class Process:
 
 
 async def faults(engine: PostgresEngine, sent: set[str]) -> list[str]:
-    """What is not as it must be once all is handled; `sent` are the transfers that were acknowledged to their senders."""
+    """What is not as it must be once all is handled; `sent`: the transfers that were acknowledged to their senders."""
     found = []
     accounts = [decode_json(record.body) for record in await _all(engine, ACCOUNTS)]
     if (total := sum(account["balance"] for account in accounts)) != BALANCE * len(NAMES):
@@ -167,9 +174,9 @@ async def _all(engine: PostgresEngine, table: str) -> list[Any]:
     while True:
         page = await engine.query(Query(table=table, after=after, limit=1_000))
         records += page.records
-        if page.after is None:
+        if page.next is None:
             return records
-        after = page.after
+        after = page.next
 
 
 async def main(url: str, seed: str) -> None:

@@ -3,7 +3,8 @@
 A file is identified by its path in the folder, its state by size and time of change. States of a file: changing →
 settled (its state stood still) → put (an object has its state in its metadata) → left, changed again, or deleted.
 Guarantee: each state that settles is put once as long as its object is there to tell so, also over restarts; a file
-that changes while it is read is not put in that state. Failures: what cannot be read or stored is logged and tried
+that changes while it is read is not put in that state. Of servers that watch one folder one puts it: the others find
+that the object is not the one they saw. Failures: what cannot be read or stored is logged and tried
 again; a file is deleted only when it still is what was put.
 
 The system tells of changes; looking from time to time finds what it did not tell. Files are opened component by
@@ -27,7 +28,7 @@ import structlog
 from headwater.app import App
 from headwater.buckets import Bucket, Watch
 from headwater.clock import Clock
-from headwater.errors import HeadwaterError
+from headwater.errors import ConditionFailed, HeadwaterError
 from headwater.late import resolve
 from headwater.object_listing import BINARY
 
@@ -143,7 +144,7 @@ class DropFolder:
         try:
             await self._put_once(path, seen.state)
             seen.done = True
-        except (FileChanged, FileNotFoundError):
+        except (FileChanged, FileNotFoundError, ConditionFailed):
             seen.since = self._clock.monotonic()
         except (OSError, HeadwaterError, UnicodeEncodeError) as error:
             seen.retry_at = self._clock.monotonic() + LOOK_S
@@ -158,7 +159,12 @@ class DropFolder:
         if present is None or present.metadata.get(STATE) != str(state):
             content_type = mimetypes.guess_type(path)[0] or BINARY
             info = await self._bucket.put(
-                key, _read(self.folder, path, state), content_type=content_type, metadata={STATE: str(state)}
+                key,
+                _read(self.folder, path, state),
+                content_type=content_type,
+                metadata={STATE: str(state)},
+                if_match=present.etag if present is not None else None,
+                if_absent=present is None,
             )
             log.info("a file was put", folder=str(self.folder), file=path, bucket=self._bucket.name, size=info.size)
         if self._watch.delete:

@@ -25,7 +25,8 @@ _LATEST = (
 _NUMBER = "SELECT nextval('@process_no')"
 _BEAT = (
     "INSERT INTO @process VALUES ($1, $2, $3)"
-    " ON CONFLICT (id) DO UPDATE SET until_ms = excluded.until_ms RETURNING (SELECT count(*) FROM @process WHERE id <> $1)"
+    " ON CONFLICT (id) DO UPDATE SET until_ms = excluded.until_ms"
+    " RETURNING (SELECT count(*) FROM @process WHERE id <> $1)"
 )
 _REVOKE = "SELECT @revoke_leases($1, $2, $3)"
 _FORGET = "DELETE FROM @applied WHERE time_ms < $1"

@@ -132,13 +132,16 @@ class Database:
         address = self.address
 
         async def connect() -> asyncpg.Pool:
-            return await asyncpg.create_pool(
+            # None is kept open for its own sake: asyncpg would log each attempt to have it back with a traceback.
+            pool = await asyncpg.create_pool(
                 connect=self._hosts.connect,
-                min_size=1,
+                min_size=0,
                 max_size=address.pool,
                 connection_class=_Connection,
                 **self._options,
             )
+            await pool.release(await pool.acquire(timeout=CONNECT_S * len(self._hosts)))
+            return pool
 
         try:
             self._pool = await self.patiently("open", connect)

@@ -24,6 +24,7 @@ from headwater.applying.batch import Batch
 from headwater.applying.state import Counts, Entry, Lease, decode_envelope
 from headwater.clock import Timer
 from headwater.engines.postgres.database import UNREACHABLE, verify
+from headwater.engines.postgres.keys import unpack_text
 from headwater.engines.postgres.records import Records
 from headwater.engines.postgres.writer import Writer
 from headwater.errors import StoreError
@@ -207,11 +208,11 @@ class Deliveries(Records):
                 fence=fence,
                 receives=receives,
                 event=event,
-                group=group,
+                group=group and unpack_text(group),
                 sent_ms=sent_ms,
                 redriven=redriven,
             )
-            entry = Entry(position, position, event, group, ready_ms, receives, redriven, sent_ms)
+            entry = Entry(position, position, event, delivery.group, ready_ms, receives, redriven, sent_ms)
             self.state.leases[line.number, position] = Lease(delivery, entry, deadline)
             deliveries.append(delivery)
         self._held[fence] = {(line.number, delivery.position) for delivery in deliveries}

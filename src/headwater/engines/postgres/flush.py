@@ -15,7 +15,7 @@ from headwater.applying.batch import Batch
 from headwater.applying.pending import Pending
 from headwater.applying.state import encode_envelope
 from headwater.engines.postgres.database import Connection, Database, checksum
-from headwater.engines.postgres.keys import pack_key, pack_part
+from headwater.engines.postgres.keys import pack_key, pack_part, pack_text
 from headwater.engines.postgres.prefetch import pack_places
 from headwater.engines.postgres.store import lock_number
 from headwater.unit import Redaction
@@ -64,18 +64,18 @@ def arguments(
         wide,
         [] if wide else locks,
         *_image_columns(image),
-        [scope for scope, _ in taken],
-        [id for _, id in taken],
+        [pack_text(scope) for scope, _ in taken],
+        [pack_text(id) for _, id in taken],
         list(taken.values()),
         *columns(settle_rows(batch), 5),
         [queue for queue, _ in groups],
-        [name for _, name in groups],
+        [pack_text(name) for _, name in groups],
         done,
         *columns(_record_rows(batch), 8),
         *columns(_entry_rows(batch), 6),
         *columns(_event_rows(batch), 7),
         *columns(_message_rows(batch), 6),
-        *columns([(*key, *batch.claims[key]) for key in batch.new_claims], 4),
+        *columns([(*map(pack_text, key), *batch.claims[key]) for key in batch.new_claims], 4),
     ]
 
 
@@ -146,13 +146,13 @@ def _event_rows(batch: Batch) -> list[tuple[Any, ...]]:
     for _, event, source, subject, places in batch.events:
         body = encode_envelope(event)
         queues = ",".join([str(queue if position else -queue) for queue, position in places])
-        rows.append((event.id, event.trace, source, subject, body, checksum(body), queues))
+        rows.append((event.id, event.trace, source, subject and pack_text(subject), body, checksum(body), queues))
     return rows
 
 
 def _message_rows(batch: Batch) -> list[tuple[Any, ...]]:
     return [
-        (queue, entry.seq, entry.ready_ms, entry.redriven, 0, entry.group)
+        (queue, entry.seq, entry.ready_ms, entry.redriven, 0, entry.group and pack_text(entry.group))
         for queue, entries in batch.fresh.items()
         for entry in entries
     ]
@@ -167,12 +167,14 @@ async def write_rest(database: Database, connection: Connection, batch: Batch) -
     if batch.redriven and len(await run(_REDRIVEN, list(batch.redriven))) < len(batch.redriven):
         raise Stale("dead letters were redriven by another process")
     if batch.attempts:
-        await run(_ATTEMPTS, *columns(list(batch.attempts), 8))
+        attempts = [x._replace(error=pack_text(x.error), traceback=pack_text(x.traceback)) for x in batch.attempts]
+        await run(_ATTEMPTS, *columns(list(attempts), 8))
     if batch.buried:
         rows = []
         for queue, event, group, receives, reason in batch.buried:
             body = encode_envelope(event)
-            rows.append((queue, event.id, body, checksum(body), group, receives, reason))
+            told = group and pack_text(group), receives, pack_text(reason)
+            rows.append((queue, event.id, body, checksum(body), *told))
         await run(_BURIED, *columns(rows, 7), batch.now_ms)
     if batch.pending:
         await _write_loads(run, batch.pending)

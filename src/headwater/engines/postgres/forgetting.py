@@ -18,7 +18,7 @@ from headwater.applying.forgetting import Found, Part, Search
 from headwater.applying.state import Counts, decode_envelope
 from headwater.engine import Forgotten, Remains
 from headwater.engines.postgres.database import Pauses, verify
-from headwater.engines.postgres.keys import pack_key
+from headwater.engines.postgres.keys import pack_key, pack_text, unpack_text
 from headwater.engines.postgres.queues import GATE
 from headwater.engines.postgres.records import read_queues
 from headwater.engines.postgres.staging import Loads
@@ -80,7 +80,7 @@ class _Search(Search):
 
     async def own(self, forgotten: Forgotten) -> AsyncGenerator[list[Found], None]:
         """Copies made later of changes from before it was forgotten are among them: those have the changes' time."""
-        source, named = self._store.state.ids.get(forgotten.table, 0), subject(forgotten.key)
+        source, named = self._store.state.ids.get(forgotten.table, 0), pack_text(subject(forgotten.key))
         for own in (named, f"/{named}"):
             after = 0
             while rows := await self._events(OWN, source, own, after, searching.SLICE):
@@ -131,7 +131,7 @@ class _Search(Search):
     async def claims(self) -> AsyncGenerator[list[tuple[str, str, bytes]], None]:
         after = ("", "")
         while rows := await self._store.database.fetch(CLAIMS, *after, searching.SLICE):
-            yield [(scope, id, result) for scope, id, result in rows]
+            yield [(unpack_text(scope), unpack_text(id), result) for scope, id, result in rows]
             after = (rows[-1]["scope"], rows[-1]["id"])
 
 

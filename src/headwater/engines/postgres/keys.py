@@ -1,10 +1,17 @@
-"""Parts of keys as bytes that sort as the model orders them: none, then integers, then strings by code point."""
+"""Parts of keys as bytes that sort as the model orders them: none, then integers, then strings by code point.
+
+Other texts of users (subjects, groups, claims, errors) stay texts: `pack_text`, and `unpack_text` where they come back.
+"""
 
 from __future__ import annotations
+
+import re
 
 from headwater.events import Key, KeyPart
 
 _MIDDLE = 1 << 63
+_PLAIN = {"\1\1": "\1", "\1\2": "\0"}
+_PACKED = re.compile("\1[\1\2]")
 Packed = tuple[bytes, bytes]
 
 
@@ -27,6 +34,15 @@ def pack_key(key: Key) -> Packed:
 
 def unpack_key(pk: bytes, sk: bytes) -> Key:
     return pk.decode(), unpack_part(sk)
+
+
+def pack_text(text: str) -> str:
+    """A text as PostgreSQL can keep it, which knows no NUL. Equal texts stay equal, others different."""
+    return text.replace("\1", "\1\1").replace("\0", "\1\2") if "\0" in text or "\1" in text else text
+
+
+def unpack_text(packed: str) -> str:
+    return _PACKED.sub(lambda found: _PLAIN[found[0]], packed) if "\1" in packed else packed
 
 
 def after_prefix(packed: bytes) -> bytes:

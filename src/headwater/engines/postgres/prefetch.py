@@ -8,7 +8,7 @@ from headwater.applying.batch import Batch, Letter, Wanted
 from headwater.applying.pending import Pending
 from headwater.applying.state import Counts, Slot, Staged, Stored, decode_envelope
 from headwater.engines.postgres.database import Connection, Database, verify
-from headwater.engines.postgres.keys import Packed, pack_key, unpack_key
+from headwater.engines.postgres.keys import Packed, pack_key, pack_text, unpack_key, unpack_text
 from headwater.unit import Commit, Flip
 
 RECORDS = (
@@ -44,13 +44,13 @@ async def prefetch(database: Database, connection: Connection, batch: Batch, com
         await _read_records(database, connection, batch, wanted.records)
     batch.wanted_claims = wanted.claims
     if wanted.claims:
-        scopes, ids = zip(*wanted.claims, strict=True)
+        scopes, ids = zip(*((pack_text(scope), pack_text(id)) for scope, id in wanted.claims), strict=True)
         for scope, id, expires_ms, result in await connection.fetch(database.sql(CLAIMS), scopes, ids):
-            batch.claims[scope, id] = (expires_ms, result)
+            batch.claims[unpack_text(scope), unpack_text(id)] = (expires_ms, result)
     if wanted.dead:
         for id, queue, body, crc, group in await connection.fetch(database.sql(_DEAD), list(wanted.dead)):
             verify(crc, lambda: f"dead letter {id}", body)  # noqa: B023
-            batch.dead_letters[id] = Letter(queue, decode_envelope(body), group)
+            batch.dead_letters[id] = Letter(queue, decode_envelope(body), group and unpack_text(group))
     for number, most in _bounded_queues(batch, commits).items():
         depth = await connection.fetchval(database.sql(_DEPTH), number, most + 1)
         batch.state.counts.setdefault(number, Counts()).depth = depth

@@ -13,6 +13,7 @@ from headwater.catalog import Router, RouteSpec
 from headwater.engine import DeadLetter, Query, QueueStats, Subscription, Waiting
 from headwater.engines.postgres.database import Connection, verify
 from headwater.engines.postgres.deliveries import Deliveries
+from headwater.engines.postgres.keys import unpack_text
 from headwater.engines.postgres.state import State
 from headwater.engines.postgres.totals import Totals
 from headwater.errors import DeclarationError, UnknownResource
@@ -109,7 +110,14 @@ class Queues(Deliveries):
             verify(crc, lambda: f"{queue} {position}", body)  # noqa: B023
             event = decode_envelope(body)
             found.append(
-                Waiting(queue=queue, position=position, event=event, receives=receives, ready_ms=ready_ms, group=group)
+                Waiting(
+                    queue=queue,
+                    position=position,
+                    event=event,
+                    receives=receives,
+                    ready_ms=ready_ms,
+                    group=group and unpack_text(group),
+                )
             )
         failures = await self.failures([waiting.event.id for waiting in found])
         return [msgspec.structs.replace(x, failures=failures.get((x.event.id, number), ())) for x in found]
@@ -187,9 +195,9 @@ class Queues(Deliveries):
                     message_id=f"{event_id}/{name}",
                     event=decode_envelope(body),
                     receives=receives,
-                    reason=reason,
+                    reason=unpack_text(reason),
                     died_ms=died_ms,
-                    group=group,
+                    group=group and unpack_text(group),
                     failures=failures.get((event_id, number), ()),
                 )
             )

@@ -8,7 +8,15 @@ from headwater.applying.documents import subject
 from headwater.applying.state import decode_envelope
 from headwater.engine import MessageNote, Query, Record, RecordPage, TracedEvent
 from headwater.engines.postgres.database import verify
-from headwater.engines.postgres.keys import after_prefix, pack_key, pack_part, unpack_key, unpack_part
+from headwater.engines.postgres.keys import (
+    after_prefix,
+    pack_key,
+    pack_part,
+    pack_text,
+    unpack_key,
+    unpack_part,
+    unpack_text,
+)
 from headwater.engines.postgres.store import Store
 from headwater.errors import UnknownResource
 from headwater.events import Envelope, Key, KeyPart
@@ -65,14 +73,17 @@ class Records(Store):
         rows = await self.database.fetch(
             f"{_EVENT} WHERE source = $1 AND subject = $2 ORDER BY seq DESC LIMIT $3",
             self.table_number(table),
-            subject(key),
+            pack_text(subject(key)),
             limit,
         )
         return [_envelope(row) for row in rows]
 
     async def claimed(self, scope: str, id: str) -> bytes | None:
         rows = await self.database.fetch(
-            "SELECT result FROM @claim WHERE scope = $1 AND id = $2 AND expires_ms > $3", scope, id, self.present_ms()
+            "SELECT result FROM @claim WHERE scope = $1 AND id = $2 AND expires_ms > $3",
+            pack_text(scope),
+            pack_text(id),
+            self.present_ms(),
         )
         return rows[0][0] if rows else None
 
@@ -110,7 +121,10 @@ class Records(Store):
         flat = [(queue, seq) for of in places.values() for queue, seq in of.items()]
         waits = await self.database.fetch(_WAITING, [queue for queue, _ in flat], [seq for _, seq in flat])
         receiving = {(row["queue"], row["position"]): row["receives"] for row in waits}
-        dead = {(row[0], row[1]): tuple(row)[2:] for row in await self.database.fetch(_DEAD, ids)}
+        dead = {
+            (event_id, queue): (letter, receives, unpack_text(reason))
+            for event_id, queue, letter, receives, reason in await self.database.fetch(_DEAD, ids)
+        }
         for id, traced in found.items():
             for number in {**places[id], **{queue: 0 for event, queue in dead if event == id}}:
                 queue = self.state.names[number]
@@ -122,14 +136,20 @@ class Records(Store):
                 traced.messages[queue] = "waiting" if waiting else "done" if letter is None else "dead"
                 if waiting or letter is not None or (id, number) in failures:
                     traced.notes[queue] = MessageNote(
-                        receives=receives, failures=failures.get((id, number), ()), dead_letter=letter, reason=reason
+                        receives=receives,
+                        failures=failures.get((id, number), ()),
+                        dead_letter=letter,
+                        reason=reason,
                     )
 
     async def failures(self, event_ids: list[str]) -> Failures:
         """By event and queue the attempts that did not end in a plain acknowledgement, oldest first."""
         found: Failures = {}
         for event_id, queue, *values in await self.database.fetch(_ATTEMPTS, event_ids):
-            told = dict(zip(_FAILURE, values, strict=True))
+            told = {
+                name: unpack_text(value) if isinstance(value, str) else value
+                for name, value in zip(_FAILURE, values, strict=True)
+            }
             found[event_id, queue] = (*found.get((event_id, queue), ()), told)
         return found
 

@@ -13,7 +13,7 @@ from headwater.applying.batch import entry_rows
 from headwater.applying.redaction import REDACTED, redacted
 from headwater.applying.state import State, decode_envelope, encode_envelope
 from headwater.engines.postgres.database import Connection, Database, checksum, verify
-from headwater.engines.postgres.keys import pack_key, pack_part
+from headwater.engines.postgres.keys import pack_key, pack_part, pack_text
 from headwater.unit import Redaction
 
 _EVENTS = "SELECT seq, id, envelope, crc FROM @event WHERE seq = ANY ($1) ORDER BY seq FOR UPDATE"
@@ -47,7 +47,7 @@ async def redact(connection: Connection, database: Database, state: State, redac
     await writing.rewrite(_EVENTS, _REDACT_EVENTS, by_kind.get("event", []))
     await writing.rewrite(_LETTERS, _REDACT_LETTERS, by_kind.get("dead_letter", []))
     for redaction in by_kind.get("claim", []):
-        await writing.run(_CLAIM, *redaction.place)
+        await writing.run(_CLAIM, *(pack_text(str(part)) for part in redaction.place))
     for redaction in by_kind.get("member", []):
         table, scope, *key = redaction.place
         await writing.run(_MEMBER, table, scope, *_packed(key))

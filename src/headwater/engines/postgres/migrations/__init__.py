@@ -23,6 +23,7 @@ _TABLE = (
     " (number integer PRIMARY KEY, name text NOT NULL, needs integer NOT NULL, at timestamptz NOT NULL DEFAULT now())"
 )
 _STANDING = "SELECT coalesce(max(number), 0), coalesce(max(needs), 0) FROM @migration"
+_LACKS_SCHEMA = "SELECT to_regnamespace($1) IS NULL"
 _EXISTS = "SELECT to_regclass($1) IS NOT NULL"
 
 
@@ -51,7 +52,8 @@ async def migrate(database: Database) -> list[str]:
     async def work() -> list[str]:
         async with database.transaction() as connection:
             await connection.fetch(_LOCK, schema)
-            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            if await connection.fetchval(_LACKS_SCHEMA, schema):  # its owner need not have the right to make schemas
+                await connection.execute(f"CREATE SCHEMA {schema}")
             await connection.execute(database.sql(_TABLE))
             present, needs = await _standing(connection, database)
             _check_not_newer(database.address, needs)
