@@ -103,6 +103,7 @@ MANY_GROUPS = 128
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of messages. `depth` is all that wait (ready or delayed) or are leased; ages in milliseconds.
 
+    `sent`, `settled` and `retried` count since any time, in all processes that have the store open.
     `due_ms` is when the message was or will be ready that is so first; 0 without messages. `groups` is how many groups
     of a FIFO queue are ready or leased, `MANY_GROUPS` or more when there are more; None of a queue without groups.
     """

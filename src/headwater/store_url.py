@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 
 def is_file_store(url: str) -> bool:
@@ -26,3 +26,10 @@ def shown_store(url: str) -> str:
         place, _, query = rest.rpartition("@")[2].partition("?")
     schema = dict(parse_qsl(query)).get("schema", "")
     return f"{scheme}://{place}" + (f"?schema={schema}" if schema else "")
+
+
+def with_schema(url: str, schema: str) -> str:
+    """The URL of the store in another schema of the same database."""
+    place, _, query = url.partition("?")
+    given = {**dict(parse_qsl(query, keep_blank_values=True)), "schema": schema}
+    return f"{place}?{urlencode(given)}"

@@ -27,7 +27,7 @@ from headwater.app import App
 from headwater.durations import Duration
 from headwater.engine import Query
 from headwater.erasures import ERASURES, FORGETTINGS, Erasure, Forgetting, erase
-from headwater.errors import AlreadyExists, Discard, UnknownResource
+from headwater.errors import ConditionFailed, Discard, UnknownResource
 from headwater.events import Event
 from headwater.http.keys import Key
 from headwater.http.metering import Used
@@ -217,7 +217,7 @@ class System:
         """What marks a place of this kind as this store's: the value, unless there is one already."""
         found = await self.read(self.places, kind)
         if found is None:
-            with contextlib.suppress(AlreadyExists):  # another process was faster
+            with contextlib.suppress(ConditionFailed):  # another process was faster
                 await self.places.put(Place(kind=kind, owner=value), if_absent=True)
             found = await self.read(self.places, kind)
             assert found is not None

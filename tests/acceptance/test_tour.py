@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL_APP = """
@@ -88,9 +89,16 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"it ended before it printed {text!r}: {''.join(lines)}")
 
 
-def test_the_tour_of_the_apps_comes_true(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_the_tour_of_the_apps_comes_true(tmp_path: Path, request: pytest.FixtureRequest, engine: str) -> None:
+    place = ["--database", request.getfixturevalue("postgres")] if engine == "postgres" else []
     done = subprocess.run(
-        command("tour", "--once"), cwd=project(tmp_path), capture_output=True, text=True, timeout=110, check=False
+        command("tour", "--once", *place),
+        cwd=project(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     drafts = [json.loads(line) for line in (ROOT / "apps/catalog/samples/products.jsonl").read_text().splitlines()]

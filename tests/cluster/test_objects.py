@@ -121,3 +121,10 @@ async def test_a_server_with_another_secret_key_is_refused(gather: Gather, tmp_p
             else:
                 await crew.join(late)
         assert not (tmp_path / "other.key").exists(), "no key is made beside that of the store"
+
+
+async def test_servers_that_start_at_once_agree_on_what_marks_their_places(gather: Gather) -> None:
+    async with gather(apps, 0) as crew:
+        crew.members += [crew.make(apps()) for _ in range(4)]
+        await asyncio.gather(*(member.start() for member in crew.members))
+        assert len({await member.system.owner() for member in crew.members}) == 1

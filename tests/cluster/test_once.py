@@ -139,6 +139,9 @@ async def test_a_built_in_alarm_is_mailed_once(gather: Gather) -> None:
         await crew.pass_time(180)
         (subject,) = crew.mailbox.subjects
         assert "dead-letters" in subject
+        rows = (await crew.members[0].system.metrics.query(limit=1000)).items
+        (sent,) = [row for row in rows if row.series == 'queue_sent_total{queue="shop/jobs"}']
+        assert [point[1] for point in sent.points] == [1], "what is the store's is written by one"
 
 
 async def test_a_quota_holds_over_all_servers_but_for_a_second(gather: Gather) -> None:

@@ -165,5 +165,5 @@ async def test_a_read_only_store_answers_and_writes_nothing(store: Store, make: 
 
 
 async def test_reading_a_store_that_is_not_there_is_an_error(store: Store, make: MakeEngine) -> None:
-    with pytest.raises(StoreError):
+    with pytest.raises((StoreError, UnknownResource)):
         await make(store.clock, read_only=True).open()

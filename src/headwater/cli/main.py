@@ -117,11 +117,19 @@ def init(
 @app.command()
 def tour(
     once: Annotated[bool, typer.Option("--once", help="End after the tour; non-zero when a step fails.")] = False,
+    database: Annotated[
+        str,
+        typer.Option(
+            "--database",
+            metavar="URL",
+            help="Play it on PostgreSQL, in a schema of its own that is dropped first: postgresql://USER@HOST/DATABASE.",
+        ),
+    ] = "",
 ) -> None:
     """Serve the example apps, play their sample input, and tell what happened."""
     from headwater.cli.tour import tour as play
 
-    raise typer.Exit(play(once))
+    raise typer.Exit(play(once, database))
 
 
 @app.command()

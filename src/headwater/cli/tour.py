@@ -27,18 +27,24 @@ import msgspec
 from headwater.cli import exits
 from headwater.cli.tour_stage import Stage, Step
 from headwater.config import Config, admin_socket, find_folder, load_config
+from headwater.engines import drop_store
 from headwater.errors import DeclarationError
+from headwater.store_url import is_file_store, shown_store, with_schema
 
 if TYPE_CHECKING:
     from headwater.runtime.server import Server
 
 STORE = ".headwater/tour"
+SCHEMA = "headwater_tour"
 STEP_S = 20.0
 PORTS = 100
 
 
-def tour(once: bool) -> int:
-    """Play the tour and go on serving until Ctrl-C, or end after it; 0 when every step came true."""
+def tour(once: bool, database: str = "") -> int:
+    """Play the tour and go on serving until Ctrl-C, or end after it; 0 when every step came true.
+
+    The store is a folder, or with the URL of a PostgreSQL database a schema of it.
+    """
     from headwater.loading import load_app
     from headwater.runtime.logs import configure_logs
     from headwater.runtime.server import Server
@@ -47,19 +53,23 @@ def tour(once: bool) -> int:
     os.environ.setdefault("HEADWATER_LOG_LEVEL", "critical")  # its failures are on purpose; for worker processes, too
     configure_logs()
     folder = find_folder(Path.cwd())
-    config = tour_config(folder)
+    config = tour_config(folder, database)
     clear_store(config.store, folder / STORE)
+    if database:
+        asyncio.run(drop_store(config.store))
     apps = [load_app(spec, folder) for spec in config.apps]
     single(apps)
     server = Server(apps, config)
     return asyncio.run(_Tour(server, config, folder, once).run())
 
 
-def tour_config(folder: Path) -> Config:
+def tour_config(folder: Path, database: str = "") -> Config:
     """The settings of `headwater.toml`, but with a store of the tour's own and a port that is free."""
     config = load_config(folder)
     port = free_port(config.host, config.port)
-    return msgspec.structs.replace(config, store=f"sqlite:{folder / STORE}", port=port)
+    store = with_schema(database, SCHEMA) if database else f"sqlite:{folder / STORE}"
+    objects = str(folder / STORE / "objects")
+    return msgspec.structs.replace(config, store=store, objects=objects, objects_shared=True, port=port)
 
 
 def clear_store(url: str, folder: Path) -> None:
@@ -100,6 +110,7 @@ class _Tour:
         self._config = config
         self._folder = folder
         self._once = once
+        self._store = shown_store(config.store) if not is_file_store(config.store) else f"sqlite:{STORE}"
         self._ready = asyncio.Event()
 
     async def run(self) -> int:
@@ -133,7 +144,7 @@ class _Tour:
 
     async def _play(self) -> bool:
         begun = time.monotonic()
-        _say(f"Headwater serves {self._server.address} with the store {STORE}/")
+        _say(f"Headwater serves {self._server.address} with the store {self._store}")
         count, pages = 0, ["/"]
         async with Stage(self._server.address, self._config.store, self._folder) as stage:
             for spec in self._config.apps:
@@ -150,7 +161,7 @@ class _Tour:
         for page in pages:
             _say(f"  {self._server.address}{page}")
         if not self._once:
-            _say(f"Commands such as `headwater ls` reach it with HEADWATER_STORE=sqlite:{STORE}")
+            _say(f"Commands such as `headwater ls` reach it with HEADWATER_STORE={self._store}")
             _say("Ctrl-C ends the server.")
         return True
 

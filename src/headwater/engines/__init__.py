@@ -66,6 +66,18 @@ async def migrate_store(url: str, *, check: bool = False) -> list[str]:
         await database.close()
 
 
+async def drop_store(url: str) -> None:
+    """Remove all of a PostgreSQL store, its schema, if it is there."""
+    from headwater.engines.postgres.database import Address, Database
+
+    database = Database(Address(url))
+    await database.open()
+    try:
+        await database.fetch(f"DROP SCHEMA IF EXISTS {database.address.schema} CASCADE")
+    finally:
+        await database.close()
+
+
 def remote_engine(path: Path, *, clock: Clock, check: Check, trusted: int | None = None) -> RemoteEngine:
     """The engine of a worker process, not yet opened: the store of the process that listens at `path`."""
     from headwater.engines.remote.engine import RemoteEngine

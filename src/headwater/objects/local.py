@@ -21,6 +21,7 @@ from typing import BinaryIO, TypeVar
 
 from headwater.blobs import CHUNK, Blob
 from headwater.errors import HeadwaterError, StoreError, StoreFull, UnknownResource
+from headwater.ids import new_id
 from headwater.objects import Measure, foreign_owner, gather_chunks, shard_of
 
 R = TypeVar("R")
@@ -77,7 +78,7 @@ class LocalBlobs:
         self._ensure(self.folder / TEMPORARY)
         mark = self.folder / OWNER
         if not mark.exists():
-            self._put_file(f"{owner}.{os.getpid()}", owner.encode(), mark)
+            self._put_file(new_id(), owner.encode(), mark)
         self._check(owner)
         for left in (self.folder / TEMPORARY).iterdir():
             if not self._shared or _is_old(left):

@@ -121,12 +121,8 @@ class Supervisor:
         self.drop_folders: list[DropFolder] = []
         self.scheduler = Scheduler(self.system, self.graph.apps, engine, clock, self.recorder)
         self.monitor = self._make_monitor(alarms or {})
-        target = make_target(scaling or ScaleRules(), self.webhooks.outbound, clock, pool)
-        handlers = scaled(self.graph, leaves_processes)
-        shares = target is pool
-        self.autoscaler = Autoscaler(engine, clock, self.system, handlers, target, terms=self.terms, shares=shares)
-        holds = Holds(self.terms, self.uncommitted, clock)
-        neighbours = Neighbours(clock, self.terms, self.webhooks, holds)
+        self.autoscaler = self._make_autoscaler(scaling or ScaleRules(), pool)
+        neighbours = Neighbours(clock, self.terms, self.webhooks, Holds(self.terms, self.uncommitted, clock))
         timed = (self.scheduler, self.tracer, self.monitor, self.autoscaler, self.terms, neighbours)
         self.wakeups: list[Wakeups] = [part.wakeups for part in timed]
 
@@ -138,6 +134,13 @@ class Supervisor:
             lambda: seal.derive(RECEIPTS, make=True),
             most_waiting=max(self.limits.requests // 2, 1),
             tracer=self.tracer,
+        )
+
+    def _make_autoscaler(self, rules: ScaleRules, pool: Target | None) -> Autoscaler:
+        target = make_target(rules, self.webhooks.outbound, self.clock, pool)
+        handlers = scaled(self.graph, self._leaves_processes)
+        return Autoscaler(
+            self.engine, self.clock, self.system, handlers, target, terms=self.terms, shares=target is pool
         )
 
     def _make_monitor(self, alarms: Mapping[str, bool | Tuning]) -> Monitor | SharedMonitor:

@@ -33,6 +33,12 @@ WORKER_SHARE = 0.7
 log = structlog.get_logger("headwater.workers")
 
 
+def _places(config: Config) -> dict[str, str]:
+    """Where a worker finds store and objects; not in a command line, which others may read: there may be a password."""
+    places = {"HEADWATER_STORE": config.store, "HEADWATER_OBJECTS_SHARED": str(config.objects_shared).lower()}
+    return {**places, "HEADWATER_OBJECTS": config.objects} if config.objects else places
+
+
 class _Subscriptions:
     """What workers ask for, made by the server."""
 
@@ -54,7 +60,7 @@ class Workers:
         self._address = ""
         self._owner = share_engine(engine, report=self._count, hold=self._hold)
         self._supervisor: Supervisor | None = None
-        variables = {} if self._owns else {"HEADWATER_STORE": config.store}  # not in a command line: it has a password
+        variables = {} if self._owns else _places(config)
         self.pool = WorkerPool(self._command, clock, drain_s=config.drain_s * WORKER_SHARE, variables=variables)
 
     @property

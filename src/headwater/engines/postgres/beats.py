@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import datetime
 
 from headwater.clock import Timer
 from headwater.engines.postgres.database import UNREACHABLE
@@ -26,7 +27,7 @@ _NUMBER = "SELECT nextval('@process_no')"
 _BEAT = (
     "INSERT INTO @process VALUES ($1, $2, $3)"
     " ON CONFLICT (id) DO UPDATE SET until_ms = excluded.until_ms"
-    " RETURNING (SELECT count(*) FROM @process WHERE id <> $1)"
+    " RETURNING (SELECT count(*) FROM @process WHERE id <> $1), pg_postmaster_start_time()"
 )
 _REVOKE = "SELECT @revoke_leases($1, $2, $3)"
 _FORGET = "DELETE FROM @applied WHERE time_ms < $1"
@@ -39,6 +40,7 @@ class Beats(Upkeep):
     def _prepare_beats(self) -> None:
         self.process = 0
         self.others = False
+        self._server_start: datetime | None = None
         self._beat_timer: Timer | None = None
         self._unknown_leases: set[int] = set()
 
@@ -71,6 +73,9 @@ class Beats(Upkeep):
         label = f"{socket.gethostname()}/{os.getpid()}"
         rows = await self.database.fetch(_BEAT, self.process, self.present_ms() + LIFE_MS, label)
         self.others = rows[0][0] > 0
+        if rows[0][1] != self._server_start:
+            self._server_start = rows[0][1]
+            self.rescan()  # positions that were given and lost in a crash are given again
         queues = (await self.database.fetch(_REVOKE, self.gate, self.process, self.given_ms))[0][0]
         await self._drop_unknown()
         await self.database.fetch(_FORGET, self.present_ms() - _REMEMBERED_MS)

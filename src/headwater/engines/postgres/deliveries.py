@@ -30,7 +30,8 @@ from headwater.engines.postgres.writer import Writer
 from headwater.errors import StoreError
 from headwater.events import Delivery
 
-RESCAN_S = 300.0
+RESCAN_S = 120.0
+_UNSEEN_S = 10.0
 _HORIZONS = 64
 _CLAIM = "SELECT * FROM @claim($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 _RELEASE = "SELECT @release_messages($1, $2, $3, $4, $5, $6)"
@@ -42,14 +43,17 @@ class _Line:
     """One queue that is consumed here.
 
     `position` and `time_ms`: no free message is left at or before them. A claim that found all it looked for moves them
-    to what was `reached` when all transactions had ended that might still write before it (`horizons`).
+    to what was `reached` when all transactions had ended that might still write before it (`horizons`). Transactions of
+    others may stay open for long; a batch of ours that takes longer than `_UNSEEN_S` is found when all is looked at
+    again.
+    `drained`: a claim found all there was, and `stirred`: there may be something since.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.waiters: deque[asyncio.Future[None]] = deque()
         self.claiming = asyncio.Lock()
-        self.stirred = False
+        self.stirred = self.drained = False
         self.timer: Timer | None = None
         self.due_ms = 0
         self.rescan(0.0)
@@ -57,9 +61,10 @@ class _Line:
     def rescan(self, now_s: float) -> None:
         """Look at everything again: at first, and after a claim that may have hidden messages was broken off."""
         self.position = self.time_ms = 0
-        self.horizons: deque[tuple[int, int, int]] = deque()
+        self.horizons: deque[tuple[int, float, tuple[int, int]]] = deque()
         self.known: tuple[int, int] = (0, 0)
         self.rescan_at = now_s + RESCAN_S
+        self.drained = False
 
     def wake(self) -> None:
         self.stirred = True
@@ -69,12 +74,13 @@ class _Line:
                 waiter.set_result(None)
                 return
 
-    def note(self, row: asyncpg.Record) -> None:
+    def note(self, row: asyncpg.Record, now_s: float) -> None:
         """Move on after a claim that was not for a suspect."""
-        while self.horizons and self.horizons[0][0] <= row["behind"]:
-            self.known = self.horizons.popleft()[1:]
-        if len(self.horizons) < _HORIZONS:
-            self.horizons.append((row["ahead"], row["reached"], row["reached_ms"] - 1))
+        while self.horizons and (self.horizons[0][0] <= row["behind"] or self.horizons[0][1] <= now_s - _UNSEEN_S):
+            self.known = self.horizons.popleft()[2]
+        if len(self.horizons) < _HORIZONS or self.horizons[-1][1] <= now_s - _UNSEEN_S / _HORIZONS:
+            self.horizons.append((row["ahead"], now_s, (row["reached"], row["reached_ms"] - 1)))
+        self.drained = bool(row["late_done"] and row["fresh_done"])
         picked = list(zip(row["positions"] or (), row["readies"] or (), strict=True))
         last = self.known[0] if row["fresh_done"] else max((at for at, ready_ms in picked if not ready_ms), default=0)
         late = self.known[1] if row["late_done"] else max((ready_ms for _, ready_ms in picked), default=1) - 1
@@ -113,6 +119,9 @@ class Deliveries(Records):
         self.writable()
         line = self._line(queue)
         while not self._closing:
+            if line.drained and not line.stirred:
+                await self._wait(line)
+                continue
             line.stirred = False
             claim = self._begin(self._claim(line, limit, grouped))
             try:
@@ -121,7 +130,8 @@ class Deliveries(Records):
                 claim.add_done_callback(self._give_back)
                 raise
             if deliveries:
-                line.wake()
+                if not line.drained:
+                    line.wake()
                 return deliveries
             if not line.stirred:
                 await self._wait(line)
@@ -165,12 +175,10 @@ class Deliveries(Records):
         if row["due_ms"] == -1:
             return []
         if not row["is_suspect"]:
-            line.note(row)
-        if not row["positions"]:
-            if row["due_ms"] is not None:
-                self._set_timer(line, row["due_ms"])
-            return []
-        return self._adopt(line, row)
+            line.note(row, now_s)
+        if row["due_ms"] is not None:
+            self._set_timer(line, row["due_ms"])
+        return self._adopt(line, row) if row["positions"] else []
 
     async def _ask_for(self, line: _Line, limit: int, grouped: bool) -> asyncpg.Record:
         """Claim in the database. A claim whose answer is lost ends with its lease: nobody knows its number."""

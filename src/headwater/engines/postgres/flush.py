@@ -22,7 +22,7 @@ from headwater.unit import Redaction
 
 MOST_LOCKS = 1_000
 _GONE, _FENCE = -1, -2
-APPLY = f"SELECT outcome, first, lost FROM @apply({', '.join(f'${n}' for n in range(1, 54))})"
+APPLY = f"SELECT outcome, first, lost FROM @apply({', '.join(f'${n}' for n in range(1, 53))})"
 _ATTEMPTS = (
     "INSERT INTO @attempt (event_id, queue, n, outcome, error, traceback, started_ms, ended_ms)"
     " SELECT * FROM unnest($1::text[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bigint[],"
@@ -74,7 +74,7 @@ def arguments(
         *columns(_record_rows(batch), 8),
         *columns(_entry_rows(batch), 6),
         *columns(_event_rows(batch), 7),
-        *columns(_message_rows(batch), 6),
+        *columns(_message_rows(batch), 5),
         *columns([(*map(pack_text, key), *batch.claims[key]) for key in batch.new_claims], 4),
     ]
 
@@ -152,7 +152,7 @@ def _event_rows(batch: Batch) -> list[tuple[Any, ...]]:
 
 def _message_rows(batch: Batch) -> list[tuple[Any, ...]]:
     return [
-        (queue, entry.seq, entry.ready_ms, entry.redriven, 0, entry.group and pack_text(entry.group))
+        (queue, entry.seq, entry.ready_ms, entry.redriven, entry.group and pack_text(entry.group))
         for queue, entries in batch.fresh.items()
         for entry in entries
     ]

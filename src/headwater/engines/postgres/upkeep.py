@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from headwater.engines.postgres.database import checksum
 from headwater.engines.postgres.keys import unpack_key
 from headwater.engines.postgres.queues import GATE, Queues
@@ -30,6 +32,8 @@ _EVENTS = (
     " FROM @event e WHERE e.seq > $1 ORDER BY e.seq LIMIT $2"
 )
 _NEWEST = "SELECT seq FROM @event ORDER BY seq DESC OFFSET $1 LIMIT 1"
+_LONG = 100_000
+_ABOUT = "SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass($1)"
 _SWEEP = "DELETE FROM @event WHERE seq = ANY ($1)"
 _ATTEMPTS = (
     "DELETE FROM @attempt a WHERE a.event_id = ANY ($1)"
@@ -38,6 +42,10 @@ _ATTEMPTS = (
 
 
 class Upkeep(Queues):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._oldest_sent: dict[int, int] = {}
+
     _swept = 0
     """The last event that sweeping has passed; the next slice begins after it, so kept ones hold up nobody."""
 
@@ -59,12 +67,20 @@ class Upkeep(Queues):
         for queue, spec in list(self.state.queues.items()):
             number = self.queue_number(queue)
             oldest_ms = self.present_ms() - spec.retention_ms
-            due = await self.database.fetch(_OLDEST, number)
-            if due and due[0][0] <= oldest_ms:
+            if await self._oldest(number, oldest_ms) <= oldest_ms:
                 total += await self._expire_queue(number, oldest_ms, limit - total)
             if total >= limit:
                 break
         return total
+
+    async def _oldest(self, number: int, oldest_ms: int) -> int:
+        """When the oldest message of a queue was sent, at the earliest: asked for when the last one is due."""
+        known = self._oldest_sent.get(number, 0)
+        if known <= oldest_ms:
+            now_ms = self.present_ms()
+            rows = await self.database.fetch(_OLDEST, number)
+            known = self._oldest_sent[number] = rows[0][0] if rows else now_ms
+        return known
 
     async def _expire_queue(self, number: int, oldest_ms: int, limit: int) -> int:
         self.writable()
@@ -98,7 +114,7 @@ class Upkeep(Queues):
         now_ms = self.present_ms()
         swept = len(await self.database.fetch(_CLAIMS, now_ms, limit))
         oldest_seq = 0
-        if most is not None:
+        if most is not None and await self._may_hold(most):
             newest = await self.database.fetch(_NEWEST, most)
             oldest_seq = newest[0][0] if newest else 0
         rows = await self.database.fetch(_EVENTS, self._swept, limit)
@@ -113,6 +129,13 @@ class Upkeep(Queues):
         if gone:
             await self._sweep_events([row["seq"] for row in gone], [row["id"] for row in gone])
         return swept + len(gone)
+
+    async def _may_hold(self, most: int) -> bool:
+        """Whether the history may have more events than `most`, which is told from statistics when it is long."""
+        if most < _LONG:
+            return True
+        ((about,),) = await self.database.fetch(_ABOUT, f"{self.address.schema}.event")
+        return bool(about >= most * 0.8)
 
     async def _sweep_events(self, seqs: list[int], ids: list[str]) -> None:
         async def work() -> None:

@@ -19,7 +19,7 @@ CREATE FUNCTION apply(
     r_expires bigint[], r_body bytea[],
     x_idx integer[], x_partition bytea[], x_sort bytea[], x_pk bytea[], x_sk bytea[], x_added boolean[],
     e_id text[], e_trace text[], e_source integer[], e_subject text[], e_body bytea[], e_crc bigint[], e_queues text[],
-    m_queue integer[], m_event integer[], m_ready bigint[], m_redriven boolean[], m_fence bigint[], m_grp text[],
+    m_queue integer[], m_event integer[], m_ready bigint[], m_redriven boolean[], m_grp text[],
     n_scope text[], n_id text[], n_expires bigint[], n_result bytea[],
     OUT outcome integer, OUT first bigint, OUT lost integer[]
 ) LANGUAGE plpgsql
@@ -254,14 +254,17 @@ BEGIN
             picked := picked || coalesce(found, '{}');
         END IF;
     END IF;
-    IF picked = '{}' THEN
+    IF late_done AND fresh_done THEN
         due_ms := (
             SELECT m.ready_ms FROM message m
             WHERE m.queue = q AND NOT m.blocked AND m.ready_ms > 0 AND m.ready_ms > reached_ms
             ORDER BY m.ready_ms LIMIT 1);
+    END IF;
+    IF picked = '{}' THEN
         RETURN;
     END IF;
-    lease := nextval('fence');
+    -- With the holder, as a crash may have numbers of the sequence given again.
+    lease := (holder << 32) | (nextval('fence') & 4294967295);
     INSERT INTO lease VALUES (lease, holder, q, reached_ms + visible_ms, picked);
     WITH leased AS (
         UPDATE message m SET fence = claim.lease, receives = m.receives + 1
