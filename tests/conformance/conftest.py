@@ -35,7 +35,7 @@ ENGINES: dict[str, Callable[[Path], MakeEngine]] = {
     "remote": shared,
 }
 """Those with a store in a folder; "postgres" has its own in a schema of a database that the tests share."""
-REQUESTED = os.environ.get("HEADWATER_TEST_ENGINES", ",".join(ENGINES)).split(",")
+REQUESTED = os.environ.get("HEADWATER_TEST_ENGINES", ",".join([*ENGINES, "postgres"])).split(",")
 SHARED = (
     "commits",
     "dead_letters",

@@ -48,7 +48,8 @@ INSERT INTO @record (tbl, pk, sk, version, crc, schema, expires_ms, body)
 SELECT r.tbl, convert_to('p' || n / 1000, 'UTF8'), convert_to('s' || lpad((n % 1000)::text, 3, '0'), 'UTF8'), 'v' || n,
     r.crc, 1, CASE WHEN n % 2 = 0 THEN {now} + 3600000 + n END, r.body
 FROM generate_series(1, {many}) n, (SELECT * FROM @record LIMIT 1) r;
-INSERT INTO @entry SELECT {index}, convert_to('s' || 'x' || n % 100, 'UTF8'), int8send(n::bigint),
+INSERT INTO @entry SELECT {index}, convert_to('sx' || n % 100, 'UTF8'),
+    convert_to('i', 'UTF8') || int8send((n - 9223372036854775808)::bigint),
     convert_to('p' || n / 1000, 'UTF8'), convert_to('s' || lpad((n % 1000)::text, 3, '0'), 'UTF8')
 FROM generate_series(1, {many}) n;
 INSERT INTO @claim SELECT 'scope', 'c' || n, {now} + 3600000 + n, '' FROM generate_series(1, {many}) n;
