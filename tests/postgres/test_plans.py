@@ -54,7 +54,7 @@ INSERT INTO @entry SELECT {index}, convert_to('sx' || n % 100, 'UTF8'),
 FROM generate_series(1, {many}) n;
 INSERT INTO @claim SELECT 'scope', 'c' || n, {now} + 3600000 + n, '' FROM generate_series(1, {many}) n;
 INSERT INTO @applied SELECT 'a' || n, n, {now} + n, false FROM generate_series(1, {many}) n;
-INSERT INTO @lease SELECT -n, 0, {jobs}, {now} + 3600000, ARRAY[-n] FROM generate_series(1, {many} / 10) n;
+INSERT INTO @lease SELECT -n, 0, {jobs}, {now} + 3600000, ARRAY[-n] FROM generate_series(1, {many} / 1000) n;
 INSERT INTO @process VALUES (0, {now} + 3600000, 'another');
 INSERT INTO @dead (queue, event_id, envelope, crc, grp, receives, reason, died_ms)
 SELECT {jobs}, 'e' || n, e.envelope, e.crc, NULL, 1, '', {now}

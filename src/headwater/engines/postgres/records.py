@@ -246,11 +246,13 @@ def _by_index(store: Store, query: Query) -> tuple[str, list[Any]]:
     reading = _Reading(query, ("e.partition", "e.sort", "e.pk", "e.sk"), arguments)
     fields = f"SELECT e.pk, e.sk, {_CONTENT}, e.partition, e.sort"
     records = (
-        f"{fields} FROM @entry e JOIN @record r ON r.tbl = $1 AND r.pk = e.pk AND r.sk = e.sk"
+        f"{fields} FROM @entry e"
+        " CROSS JOIN LATERAL (SELECT * FROM @record x WHERE x.tbl = $1 AND x.pk = e.pk AND x.sk = e.sk LIMIT 1) r"
         f" WHERE e.idx = $3 AND {reading.where} AND {_IN_FORCE}"
     )
     staged = (
-        f"{fields} FROM @staged_entry e JOIN @staged r ON r.load = e.load AND r.pk = e.pk AND r.sk = e.sk"
+        f"{fields} FROM @staged_entry e"
+        " CROSS JOIN LATERAL (SELECT * FROM @staged x WHERE x.load = e.load AND x.pk = e.pk AND x.sk = e.sk LIMIT 1) r"
         f" WHERE e.load = (SELECT id FROM @load WHERE tbl = $1 AND state = 1) AND e.idx = $3 AND {reading.where}"
     )
     return reading.union(records, staged), reading.arguments

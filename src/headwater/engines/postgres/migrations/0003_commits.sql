@@ -287,7 +287,8 @@ END $$;
 -- Take back the leases that have ended, and those of dead processes; the queues that got messages back. `mine` is
 -- alive, whatever its row says. The messages of a dead process are suspect.
 CREATE FUNCTION revoke_leases(gate bigint, mine bigint, given_ms bigint) RETURNS integer[] LANGUAGE plpgsql
-SET search_path FROM CURRENT SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     at_ms bigint := clock_ms(given_ms);
