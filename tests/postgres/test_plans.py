@@ -52,15 +52,15 @@ INSERT INTO @entry SELECT {index}, convert_to('sx' || n % 100, 'UTF8'),
     convert_to('i', 'UTF8') || int8send((n - 9223372036854775808)::bigint),
     convert_to('p' || n / 1000, 'UTF8'), convert_to('s' || lpad((n % 1000)::text, 3, '0'), 'UTF8')
 FROM generate_series(1, {many}) n;
-INSERT INTO @claim SELECT 'scope', 'c' || n, {now} + 3600000 + n, '' FROM generate_series(1, {many}) n;
-INSERT INTO @applied SELECT 'a' || n, n, {now} + n, false FROM generate_series(1, {many}) n;
+INSERT INTO @claim SELECT 'scope', 'c' || n, {now} + 3600000 + n, '' FROM generate_series(1, {many} / 4) n;
+INSERT INTO @applied SELECT 'a' || n, n, {now} + n, false FROM generate_series(1, {many} / 4) n;
 INSERT INTO @lease SELECT -n, 0, {jobs}, {now} + 3600000, ARRAY[-n] FROM generate_series(1, {many} / 1000) n;
 INSERT INTO @process VALUES (0, {now} + 3600000, 'another');
 INSERT INTO @dead (queue, event_id, envelope, crc, grp, receives, reason, died_ms)
 SELECT {jobs}, 'e' || n, e.envelope, e.crc, NULL, 1, '', {now}
-FROM generate_series(1, {many} / 4) n, (SELECT * FROM @event ORDER BY seq LIMIT 1) e;
+FROM generate_series(1, {many} / 10) n, (SELECT * FROM @event ORDER BY seq LIMIT 1) e;
 INSERT INTO @attempt (event_id, queue, n, outcome, error, traceback, started_ms, ended_ms)
-SELECT 'e' || n, {jobs}, 1, 'retry', '', '', {now}, {now} FROM generate_series(1, {many} / 4) n;
+SELECT 'e' || n, {jobs}, 1, 'retry', '', '', {now}, {now} FROM generate_series(1, {many} / 10) n;
 SELECT setval('@block', 1000)
 """
 

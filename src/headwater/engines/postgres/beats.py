@@ -30,10 +30,7 @@ _BEAT = (
     " RETURNING (SELECT count(*) FROM @process WHERE id <> $1), pg_postmaster_start_time()"
 )
 _REVOKE = "SELECT @revoke_leases($1, $2, $3)"
-_FORGET = (
-    "DELETE FROM @applied WHERE id = ANY (ARRAY("
-    "SELECT id FROM @applied WHERE time_ms < $1 ORDER BY time_ms LIMIT 20000 FOR UPDATE SKIP LOCKED))"
-)
+_FORGET = "SELECT @forget_batches($1)"
 _LEAVE = "DELETE FROM @process WHERE id = $1"
 _MINE = "SELECT id, queue, positions FROM @lease WHERE process = $1 AND id <> ALL ($2)"
 _DROP = "DELETE FROM @lease WHERE id = ANY ($1)"

@@ -284,6 +284,15 @@ BEGIN
     FROM leased l CROSS JOIN LATERAL (SELECT v.envelope, v.crc FROM event v WHERE v.seq = l.position LIMIT 1) e;
 END $$;
 
+-- Delete the rows of batches before a time, some of them.
+CREATE FUNCTION forget_batches(before_ms bigint) RETURNS void LANGUAGE plpgsql
+SET search_path FROM CURRENT SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    DELETE FROM applied WHERE id = ANY (ARRAY(
+        SELECT id FROM applied WHERE time_ms < before_ms ORDER BY time_ms LIMIT 20000 FOR UPDATE SKIP LOCKED));
+END $$;
+
 -- Take back the leases that have ended, and those of dead processes; the queues that got messages back. `mine` is
 -- alive, whatever its row says. The messages of a dead process are suspect.
 CREATE FUNCTION revoke_leases(gate bigint, mine bigint, given_ms bigint) RETURNS integer[] LANGUAGE plpgsql
