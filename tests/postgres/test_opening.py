@@ -82,6 +82,6 @@ async def test_a_pooler_in_transaction_mode(
         ):
             loads = [Load([one, also]), Load([other])]
             async with loads[0].running(), loads[1].running():
-                await asyncio.gather(*(load.progress(300) for load in loads))
+                await asyncio.gather(*(load.progress(100) for load in loads))
             assert await loads[0].faults(one) == []
             assert await loads[1].faults(other) == []
