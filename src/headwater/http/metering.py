@@ -60,9 +60,7 @@ class _Count(msgspec.Struct):
 class Meter:
     """`charge` lets a request in or raises; `flush` writes what was counted. `shared`: others count there, too."""
 
-    def __init__(
-        self, plans: Mapping[str, Plan], store: UsageStore, clock: Clock, *, shared: bool = False
-    ) -> None:
+    def __init__(self, plans: Mapping[str, Plan], store: UsageStore, clock: Clock, *, shared: bool = False) -> None:
         self.plans = plans
         self._store = store
         self._clock = clock
