@@ -74,7 +74,9 @@ def serve(options: RunOptions, *, debug: bool = False) -> int:
     if apps is None:
         return exits.FAILED
     single(apps)
-    server = Server(apps, config)
+    from headwater.console.serving import serve_console
+
+    server = Server(apps, config, console=serve_console)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = runner.run(server.run(ready=lambda: announce(server)))
     end_threads(code)
@@ -140,6 +142,7 @@ def announce(server: Server) -> None:
     lines = [
         f"headwater serves {server.address} (pid {os.getpid()})",
         f"  apps        {', '.join(served)}",
+        *([f"  console     {server.console_address}"] if server.console_address else []),
         f"  store       {server.config.store}",
         "  durability  every commit is flushed to stable storage before it is acknowledged",
     ]

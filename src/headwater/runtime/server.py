@@ -22,8 +22,8 @@ import structlog
 from starlette.types import ASGIApp
 
 from headwater.app import App
-from headwater.clock import SystemClock
-from headwater.config import Config, admin_socket
+from headwater.clock import Clock, SystemClock
+from headwater.config import Config, address_of, admin_socket
 from headwater.engines import make_engine
 from headwater.errors import DeclarationError
 from headwater.http.admin import make_admin
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_STORE_FAILED, EXIT_INTERRUPTED = 0, 3, 130
 _HTTP_SHARE = 0.2
 """The part of the drain's time that is kept for requests when handlers use up theirs."""
+MakeConsole = Callable[[Admin, Config, Clock], tuple[ASGIApp, Callable[[], None]]]
+"""From the admin operations to the console's application, and what ends its streams."""
 log = structlog.get_logger("headwater")
 
 
@@ -66,11 +68,14 @@ class Server:
     `run` raises `DeclarationError` when the address is taken, and what `Supervisor.start` raises.
     """
 
-    def __init__(self, apps: Sequence[App[Any]], config: Config) -> None:
+    def __init__(self, apps: Sequence[App[Any]], config: Config, *, console: MakeConsole | None = None) -> None:
         _check_names(apps)
+        self._make_console = console
+        self.console_address = ""
         self.config = config
         self.address = ""
         self._front = Front()
+        self._end_streams: Callable[[], None] = lambda: None
         self._stop = asyncio.Event()
         self._clock = SystemClock()
         self._engine = make_engine(config.store, clock=self._clock)
@@ -111,9 +116,15 @@ class Server:
             self._front.apps = dict(apps)
             path = admin_socket(self.config.store)
             try:
-                with bind_locally(path) as local, self._metrics_listener() as listeners, self._workers.bind() as near:
+                admin = self._admin()
+                with (
+                    bind_locally(path) as local,
+                    self._metrics_listener() as metrics,
+                    self._console_listener(admin) as console,
+                    self._workers.bind() as near,
+                ):
                     await self._workers.start(near, self.supervisor, self.address)
-                    return await self._serve(public, [Listener(self._admin(), local), *listeners], ready)
+                    return await self._serve(public, [Listener(make_admin(admin), local), *metrics, *console], ready)
             finally:
                 await self.supervisor.stop(0)
                 path.unlink(missing_ok=True)
@@ -149,6 +160,7 @@ class Server:
         log.info("stopping", drain=f"{drain_s:g}s")
         end_s = self._clock.monotonic() + drain_s
         share_s = drain_s * (1 - _HTTP_SHARE)
+        self._end_streams()
         self.supervisor.pulls.drain()
         await self.supervisor.autoscaler.stop()
         consumers = self.supervisor.consumers.values()
@@ -171,10 +183,21 @@ class Server:
             scales = self.supervisor.autoscaler.reported
             yield [Listener(make_metrics(self.supervisor.monitor.totals, self._clock.wall_ms, scales), bound)]
 
-    def _admin(self) -> ASGIApp:
+    def _admin(self) -> Admin:
         about = About(pid=os.getpid(), address=self.address, started_ms=self._clock.wall_ms())
-        admin = Admin(self._engine, self.supervisor, clock=self._clock, store=self.config.store, about=about)
-        return make_admin(admin)
+        return Admin(self._engine, self.supervisor, clock=self._clock, store=self.config.store, about=about)
+
+    @contextlib.contextmanager
+    def _console_listener(self, admin: Admin) -> Iterator[list[Listener]]:
+        """The listener of the console, when the settings have an address for it. Its streams end when it drains."""
+        if self._make_console is None or not self.config.console.address:
+            yield []
+            return
+        app, self._end_streams = self._make_console(admin, self.config, self._clock)
+        with bind(*address_of("console", self.config.console.address)) as bound:
+            host, port = bound.getsockname()[:2]
+            self.console_address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            yield [Listener(app, bound)]
 
     def _reach_apps(self, bound: socket.socket) -> None:
         """Apps call each other at the address that is really bound: port 0 takes a free one."""

@@ -1,0 +1,116 @@
+"""The one stream of a page: which parts of the house have changed, once a second at most, for all pages together.
+
+Topics are fingerprints of what the operations answer: a page that hears a new one fetches its parts anew. They are
+worked out only while somebody listens. The stream ends when the server drains, and when its page is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from starlette.responses import StreamingResponse
+
+from headwater.clock import Clock
+from headwater.console.house import House
+from headwater.errors import HeadwaterError
+
+PERIOD_S = 1.0
+_ALIVE_S = 15.0
+Sample = Callable[[House], Awaitable[object]]
+
+
+def asking(operation: str) -> Sample:
+    async def sample(house: House) -> object:
+        return await house.call(operation, {})
+
+    return sample
+
+
+TOPICS: dict[str, Sample] = {
+    "queues": asking("queues"),
+    "letters": asking("dead-letters"),
+    "alarms": asking("alarms"),
+    "schedules": asking("schedules"),
+    "tail": asking("tail"),
+    "mail": asking("mails"),
+}
+
+
+class Stream:
+    def __init__(self, house: House, clock: Clock) -> None:
+        self._house = house
+        self._clock = clock
+        self._marks: dict[str, str] = {}
+        self._listeners: set[asyncio.Queue[dict[str, str] | None]] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._stirred = asyncio.Event()
+        self._ended = False
+
+    def stir(self) -> None:
+        """Look now: something was done."""
+        self._stirred.set()
+
+    def end(self) -> None:
+        """The server drains: all streams end."""
+        self._ended = True
+        for listener in self._listeners:
+            listener.put_nowait(None)
+        if self._task is not None:
+            self._task.cancel()
+
+    def response(self) -> StreamingResponse:
+        return StreamingResponse(self._tell(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    async def _tell(self) -> AsyncIterator[bytes]:
+        if self._ended:
+            return
+        changes: asyncio.Queue[dict[str, str] | None] = asyncio.Queue()
+        self._listeners.add(changes)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._watch())
+        try:
+            yield _event("marks", self._marks)
+            while True:
+                try:
+                    marks = await asyncio.wait_for(changes.get(), _ALIVE_S)
+                except TimeoutError:
+                    yield b": alive\n\n"
+                    continue
+                if marks is None:
+                    return
+                yield _event("marks", marks)
+        finally:
+            self._listeners.discard(changes)
+
+    async def _watch(self) -> None:
+        while self._listeners:
+            changed = {}
+            for topic, sample in TOPICS.items():
+                mark = await self._mark(sample)
+                if mark and self._marks.get(topic) != mark:
+                    self._marks[topic] = changed[topic] = mark
+            if changed:
+                for listener in self._listeners:
+                    listener.put_nowait(changed)
+            self._stirred.clear()
+            sleeping = asyncio.ensure_future(self._clock.sleep(PERIOD_S))
+            stirred = asyncio.ensure_future(self._stirred.wait())
+            try:
+                await asyncio.wait({sleeping, stirred}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeping.cancel()
+                stirred.cancel()
+
+    async def _mark(self, sample: Sample) -> str:
+        try:
+            answer = await sample(self._house)
+        except HeadwaterError:
+            return ""
+        return hashlib.sha256(json.dumps(answer, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _event(name: str, data: object) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
