@@ -38,11 +38,16 @@ _SOCKET_PATH_MAX = 100
 
 
 class Console(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the console is served, "" for not at all; who may sign in; under which further names it is reached."""
+    """Where the console is served, "" for not at all; who may sign in; under which further names it is reached.
 
-    address: str = "127.0.0.1:8001"
+    Without an address it is 127.0.0.1:8001, or the next free port. `tokens` maps tokens, or "env:NAME", to roles.
+    `hidden` are the names of fields that it shows of no document.
+    """
+
+    address: str | None = None
     tokens: dict[str, Literal["viewer", "operator"]] = {}
     hosts: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -193,7 +198,10 @@ def load_config(folder: Path, *, environment: str = "", environ: Mapping[str, st
         key = issuer.get("key")
         if isinstance(key, str) and key and "-----BEGIN" not in key:
             issuer["key"] = str(folder / key)
-    merged.update(_from_environment(variables))
+    given = _from_environment(variables)
+    if isinstance(console := merged.get("console"), dict) and "console" in given:
+        given["console"] = {**console, **given["console"]}
+    merged.update(given)
     try:
         return msgspec.convert(merged, Config, strict=False)
     except msgspec.ValidationError as error:
@@ -261,6 +269,8 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
         found["objects"] = objects if "://" in objects else str(Path.cwd() / objects)
     if key := variables.get("HEADWATER_SECRET_KEY_FILE"):
         found["secret_key_file"] = str(Path.cwd() / key)
+    if (address := variables.get("HEADWATER_CONSOLE_ADDRESS")) is not None:
+        found["console"] = {"address": address}
     if apps := variables.get("HEADWATER_APPS"):
         found["apps"] = [app.strip() for app in apps.split(",")]
     return found

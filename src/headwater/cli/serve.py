@@ -37,6 +37,7 @@ class RunOptions(msgspec.Struct, frozen=True):
     environment: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    virtual_clock: bool = False
 
 
 def configured(options: RunOptions) -> tuple[Path, Config]:
@@ -65,6 +66,7 @@ def serve(options: RunOptions, *, debug: bool = False) -> int:
     from headwater.runtime.logs import configure_logs
     from headwater.runtime.server import Server
     from headwater.runtime.supervisor import single
+    from headwater.virtual_clock import SteeredClock
 
     configure_logs()
     folder, config = configured(options)
@@ -76,7 +78,7 @@ def serve(options: RunOptions, *, debug: bool = False) -> int:
     single(apps)
     from headwater.console.serving import serve_console
 
-    server = Server(apps, config, console=serve_console)
+    server = Server(apps, config, console=serve_console, clock=SteeredClock() if options.virtual_clock else None)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = runner.run(server.run(ready=lambda: announce(server)))
     end_threads(code)

@@ -39,6 +39,7 @@ PORTS = 100
 
 def tour(once: bool) -> int:
     """Play the tour and go on serving until Ctrl-C, or end after it; 0 when every step came true."""
+    from headwater.console.serving import serve_console
     from headwater.loading import load_app
     from headwater.runtime.logs import configure_logs
     from headwater.runtime.server import Server
@@ -51,7 +52,7 @@ def tour(once: bool) -> int:
     clear_store(config.store, folder / STORE)
     apps = [load_app(spec, folder) for spec in config.apps]
     single(apps)
-    server = Server(apps, config)
+    server = Server(apps, config, console=serve_console)
     return asyncio.run(_Tour(server, config, folder, once).run())
 
 
@@ -149,6 +150,8 @@ class _Tour:
         _say(f"\nAll {count} steps came true in {time.monotonic() - begun:.1f} s. Open:")
         for page in pages:
             _say(f"  {self._server.address}{page}")
+        if self._server.console_address:
+            _say(f"  {self._server.console_address}/  the console")
         if not self._once:
             _say(f"Commands such as `headwater ls` reach it with HEADWATER_STORE=sqlite:{STORE}")
             _say("Ctrl-C ends the server.")

@@ -22,11 +22,22 @@ _ALIVE_S = 15.0
 Sample = Callable[[House], Awaitable[object]]
 
 
-def asking(operation: str) -> Sample:
+def asking(operation: str, **parameters: object) -> Sample:
     async def sample(house: House) -> object:
-        return await house.call(operation, {})
+        return await house.call(operation, parameters)
 
     return sample
+
+
+async def minute(house: House) -> object:
+    """Changes with each minute: then metrics have new figures."""
+    return (await house.call("status", {}))["time"][:16]
+
+
+async def clock(house: House) -> object:
+    """Changes when somebody pauses or moves it, not by itself."""
+    told = await house.call("clock-show", {})
+    return told["running"], round(told["ahead_ms"] / 1000) if told["running"] else told["time"]
 
 
 TOPICS: dict[str, Sample] = {
@@ -36,6 +47,11 @@ TOPICS: dict[str, Sample] = {
     "schedules": asking("schedules"),
     "tail": asking("tail"),
     "mail": asking("mails"),
+    "audit": asking("audit", limit=1),
+    "workers": asking("workers"),
+    "keys": asking("keys"),
+    "clock": clock,
+    "minute": minute,
 }
 
 

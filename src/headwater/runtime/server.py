@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from headwater.app import App
 from headwater.clock import Clock, SystemClock
-from headwater.config import Config, address_of, admin_socket
+from headwater.config import Config, admin_socket
 from headwater.engines import make_engine
 from headwater.errors import DeclarationError
 from headwater.http.admin import make_admin
@@ -32,11 +32,12 @@ from headwater.http.front import RESERVED, Front, allow_origins
 from headwater.http.prometheus import make_metrics
 from headwater.objects import make_blobs
 from headwater.runtime.admin import About, Admin
-from headwater.runtime.listener import Listener, PublicListener, bind, bind_locally
+from headwater.runtime.listener import Listener, PublicListener, address_at, bind, bind_console, bind_locally
 from headwater.runtime.rules import access_rules, mail_rules, scale_rules, webhook_rules
 from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.telemetry import make_exporter
 from headwater.runtime.workers import Workers
+from headwater.virtual_clock import SteeredClock
 
 if TYPE_CHECKING:
     import httpx
@@ -68,7 +69,14 @@ class Server:
     `run` raises `DeclarationError` when the address is taken, and what `Supervisor.start` raises.
     """
 
-    def __init__(self, apps: Sequence[App[Any]], config: Config, *, console: MakeConsole | None = None) -> None:
+    def __init__(
+        self,
+        apps: Sequence[App[Any]],
+        config: Config,
+        *,
+        console: MakeConsole | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         _check_names(apps)
         self._make_console = console
         self.console_address = ""
@@ -77,7 +85,9 @@ class Server:
         self._front = Front()
         self._end_streams: Callable[[], None] = lambda: None
         self._stop = asyncio.Event()
-        self._clock = SystemClock()
+        self._machine = SystemClock()
+        """For what must go on while `clock` is paused: connections, the drain, the console's streams."""
+        self._clock = clock or self._machine
         self._engine = make_engine(config.store, clock=self._clock)
         self._workers = Workers(config, self._engine, self._clock)
         self.supervisor = Supervisor(
@@ -108,10 +118,12 @@ class Server:
         """Serve until stopped; `ready` is called when requests are answered."""
         self._catch_signals()
         with bind(self.config.host, self.config.port) as bound:
-            edge = Edge(self.config.limits, self._clock)
+            edge = Edge(self.config.limits, self._machine)
             public = PublicListener(allow_origins(self._front, self.config.cors), bound, edge, self.config)
             self._reach_apps(bound)
             await self.supervisor.start()
+            if isinstance(self._clock, SteeredClock):
+                self._clock.catch_up(await self._engine.now_ms())
             apps = {app.name: http for app in self.supervisor.graph.apps if (http := app.load_http())}
             self._front.apps = dict(apps)
             path = admin_socket(self.config.store)
@@ -158,7 +170,7 @@ class Server:
     async def _drain(self, public: Listener, inner: Sequence[Listener], drain_s: float) -> None:
         """Handlers first, requests after them; what is left at the end is cut off by `Supervisor.stop`."""
         log.info("stopping", drain=f"{drain_s:g}s")
-        end_s = self._clock.monotonic() + drain_s
+        end_s = self._machine.monotonic() + drain_s
         share_s = drain_s * (1 - _HTTP_SHARE)
         self._end_streams()
         self.supervisor.pulls.drain()
@@ -168,7 +180,7 @@ class Server:
             async with asyncio.timeout(share_s):
                 drains = [consumer.drain(share_s) for consumer in consumers]
                 await asyncio.gather(self._workers.drain(share_s), *drains)
-        left_s = max(0.0, end_s - self._clock.monotonic())
+        left_s = max(0.0, end_s - self._machine.monotonic())
         public.end(left_s)
         for listener in inner:
             listener.end(0)
@@ -185,19 +197,19 @@ class Server:
 
     def _admin(self) -> Admin:
         about = About(pid=os.getpid(), address=self.address, started_ms=self._clock.wall_ms())
-        return Admin(self._engine, self.supervisor, clock=self._clock, store=self.config.store, about=about)
+        store, processes = self.config.store, self._workers
+        return Admin(self._engine, self.supervisor, clock=self._clock, store=store, about=about, processes=processes)
 
     @contextlib.contextmanager
     def _console_listener(self, admin: Admin) -> Iterator[list[Listener]]:
         """The listener of the console, when the settings have an address for it. Its streams end when it drains."""
-        if self._make_console is None or not self.config.console.address:
+        if self._make_console is None or self.config.console.address == "":
             yield []
             return
-        app, self._end_streams = self._make_console(admin, self.config, self._clock)
-        with bind(*address_of("console", self.config.console.address)) as bound:
-            host, port = bound.getsockname()[:2]
-            self.console_address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            yield [Listener(app, bound)]
+        app, self._end_streams = self._make_console(admin, self.config, self._machine)
+        with bind_console(self.config.console.address) as bound:
+            self.console_address = address_at(bound, self.config)
+            yield [PublicListener(app, bound, Edge(self.config.limits, self._machine), self.config, headers={})]
 
     def _reach_apps(self, bound: socket.socket) -> None:
         """Apps call each other at the address that is really bound: port 0 takes a free one."""

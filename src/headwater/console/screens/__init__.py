@@ -12,16 +12,20 @@ from headwater.console.house import House
 MODULES = (
     "map",
     "queues",
+    "topics",
     "letters",
     "traces",
     "tables",
     "tracked",
     "schedules",
     "alarms",
+    "metrics",
     "mailbox",
     "buckets",
     "apis",
     "workers",
+    "audit",
+    "clock",
 )
 
 

@@ -1,7 +1,7 @@
 // What every page has: fresh parts, keys, the palette, confirmations, copying.
 // Pages are complete without it; it only saves reloading and reaching for the mouse.
 
-import { refresh, watch } from "/static/live.js";
+import { onRefresh, refresh, watch } from "/static/live.js";
 import { bindKeys } from "/static/keys.js";
 import { bindPalette } from "/static/palette.js";
 
@@ -77,6 +77,17 @@ document.addEventListener("click", async (event) => {
   }
 });
 
+// What scrolls sideways on a narrow screen can be scrolled by the keyboard, too.
+function reachScrolled() {
+  for (const part of document.querySelectorAll(".scroll")) {
+    if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
+    else part.removeAttribute("tabindex");
+  }
+}
+
 bindKeys();
 bindPalette();
+reachScrolled();
+onRefresh(reachScrolled);
+addEventListener("resize", reachScrolled);
 watch();

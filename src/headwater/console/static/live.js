@@ -1,6 +1,8 @@
 // Keeps a page fresh: one stream tells which topics have changed; a page that shows them fetches its parts anew.
 // A hidden tab closes the stream, and looks again when it is shown.
 
+import { morphChildren } from "/static/morph.js";
+
 let source = null;
 let known = {};
 let refreshing = null;
@@ -25,19 +27,9 @@ async function replaceParts() {
   for (const part of parts) {
     if (part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select")) continue;
     const next = fresh.querySelector(`[data-part="${CSS.escape(part.dataset.part)}"]`);
-    if (next && next.innerHTML !== part.innerHTML) replacePart(part, next);
+    if (next && next.innerHTML !== part.innerHTML) morphChildren(part, next);
   }
   for (const listener of listeners) listener();
-}
-
-function replacePart(part, next) {
-  const open = new Set([...part.querySelectorAll("details[open][id]")].map((details) => details.id));
-  const focused = part.contains(document.activeElement) ? document.activeElement.id : "";
-  const scrolled = [...part.querySelectorAll("[id]")].filter((node) => node.scrollTop).map((n) => [n.id, n.scrollTop]);
-  part.replaceChildren(...next.childNodes);
-  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
-  for (const [id, top] of scrolled) document.getElementById(id)?.scrollTo({ top });
-  if (focused) document.getElementById(focused)?.focus();
 }
 
 export function watch() {
