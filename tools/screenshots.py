@@ -38,6 +38,9 @@ def main() -> None:
                 pages = find_pages(http, 10, "reporting")
             with busy(house.url):
                 for screen in all_screens():
+                    if screen.path not in pages:
+                        print(f"the applications have nothing for {screen.path}", file=sys.stderr)
+                        continue
                     take(browser, house.console, screen.path, best(pages[screen.path]))
     show_all()
 
@@ -90,6 +93,8 @@ def show_all() -> None:
     kept = PAGE.read_text("utf-8").partition(HEADING)[0]
     rows = []
     for screen in all_screens():
+        if not (FOLDER / f"{name_of(screen.path)}-light.png").exists():
+            continue
         light, dark = (
             f"![{screen.title}, {how}](screenshots/{name_of(screen.path)}-{how}.png)" for how in ("light", "dark")
         )

@@ -1,4 +1,4 @@
-"""Every screen, with something on it: no attack runs, the browser does not complain, a checker of WCAG finds nothing."""
+"""Every screen, with something on it: no attack runs, no complaint, a checker of WCAG finds nothing."""
 
 from __future__ import annotations
 

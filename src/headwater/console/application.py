@@ -95,7 +95,8 @@ class Console:
         async def page(request: Request) -> Response:
             visitor = self._visitor(request)
             view = View(self.house, visitor, request.path_params, dict(request.query_params))
-            return self._render(request, visitor, screen, await screen.load(view))
+            with self.stream.timed():
+                return self._render(request, visitor, screen, await screen.load(view))
 
         return page
 
@@ -182,7 +183,7 @@ class Console:
         self._visitor(request)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
-        return self.stream.response()
+        return self.stream.response(request.query_params.get("topics", ""))
 
     async def mail_html(self, request: Request) -> Response:
         """The HTML part of a mail, for a frame: it may bring its styles and pictures; nothing is run or fetched."""

@@ -42,7 +42,7 @@ export function watch() {
   };
   const open = () => {
     if (source || document.hidden) return;
-    source = new EventSource("/stream");
+    source = new EventSource(`/stream?topics=${encodeURIComponent(topics.join(" "))}`);
     source.addEventListener("marks", (event) => {
       show("live");
       const marks = JSON.parse(event.data);
