@@ -11,7 +11,7 @@ LOCK := .venv-lock/bin/pip-compile --quiet --generate-hashes --allow-unsafe --st
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format-check lint types layers sizes docs bench format lock build clean
+.PHONY: help setup run test check format-check lint types layers sizes docs screenshots bench format lock build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ sizes: $(READY)
 
 docs: $(READY)
 	$(if $(wildcard tests/docs),$(BIN)/python -m pytest tests/docs -q)
+
+screenshots: $(READY) ## Write the pictures of the console, light and dark
+	$(BIN)/python -m tools.screenshots
 
 bench: $(READY) ## Run the benchmarks
 	$(BIN)/python -m bench

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from headwater.errors import HeadwaterError
 from headwater.tracing import Span, new_span, told, write_traceparent
-from headwater.work import current, current_request
+from headwater.work import current, current_request, rehearsing
 
 if TYPE_CHECKING:
     from headwater.app import App
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Rehearsing(HeadwaterError):
+    """A call was not made, since nothing is to have an effect."""
 
 
 class TracedClient(httpx.AsyncClient):
@@ -24,6 +31,13 @@ class TracedClient(httpx.AsyncClient):
         self._service = service
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        if rehearsing.get() and request.method not in _SAFE:
+            raise Rehearsing(
+                f"{request.method} {request.url.path} would change something there",
+                operation="dry-run",
+                resource=self._service,
+                hint="a dry run only asks with GET; up to here it went well",
+            )
         origin = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
         name = f"{request.method} {self._service}"
         with calling(self._app, name, origin, request.headers) as answered:

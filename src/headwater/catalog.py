@@ -227,6 +227,14 @@ class Router:
         return tuple(found.values())
 
 
+def ways_from(source: str, queues: dict[str, QueueSpec], routes: tuple[RouteSpec, ...]) -> list[tuple[RouteSpec, ...]]:
+    """All ways of a source's events to queues, each as its routes, in the order in which they are looked at."""
+    by_source: dict[str, list[RouteSpec]] = defaultdict(list)
+    for route in routes:
+        by_source[route.source].append(route)
+    return _paths(source, by_source, queues, ())
+
+
 def _paths(
     source: str,
     by_source: dict[str, list[RouteSpec]],

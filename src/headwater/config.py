@@ -10,7 +10,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -37,6 +37,19 @@ _FILES = frozenset({"development_key_file", "secret_key_file", "tls_cert", "tls_
 MAX_WORKERS = 256
 _SOCKET_PATH_MAX = 100
 """Unix socket paths are limited to about 104 bytes (sockaddr_un)."""
+
+
+class Console(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the console is served, "" for not at all; who may sign in; under which further names it is reached.
+
+    Without an address it is 127.0.0.1:8001, or the next free port. `tokens` maps tokens, or "env:NAME", to roles.
+    `hidden` are the names of fields that it shows of no document.
+    """
+
+    address: str | None = None
+    tokens: dict[str, Literal["viewer", "operator"]] = {}
+    hosts: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,6 +96,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     smtp: Smtp | None = None
     alerts: str | tuple[str, ...] = ()
     metrics: str = ""
+    console: Console = Console()
     trace_sample: float = 0.01
     otlp: str = ""
     alarms: dict[str, bool | Tuning] = {}
@@ -115,6 +129,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"{error.resource or 'alarms'}: {error.message}") from error
         if self.metrics:
             self.metrics_address  # noqa: B018
+        if self.console.address:
+            address_of("console", self.console.address)
 
     def _checks(self) -> Iterator[tuple[bool, str]]:
         yield 0 <= self.port <= 65535, f"port: {self.port} is not between 0 and 65535"
@@ -138,10 +154,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def metrics_address(self) -> tuple[str, int]:
         """(host, port) of `metrics`; raises `ValueError` when it is no address."""
-        host, separator, port = self.metrics.rpartition(":")
-        if not separator or not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f'metrics: {self.metrics!r} is not like "127.0.0.1:9464"')
-        return host.strip("[]"), int(port)
+        return address_of("metrics", self.metrics)
 
     @property
     def history_ms(self) -> int:
@@ -150,6 +163,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def drain_s(self) -> float:
         return to_ms(self.drain) / 1000
+
+
+def address_of(setting: str, address: str) -> tuple[str, int]:
+    """(host, port) of a setting; raises `ValueError` when it is no address."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f'{setting}: {address!r} is not like "127.0.0.1:9464"')
+    return host.strip("[]"), int(port)
 
 
 def _is_base_url(text: str) -> bool:
@@ -183,7 +204,10 @@ def load_config(folder: Path, *, environment: str = "", environ: Mapping[str, st
         key = issuer.get("key")
         if isinstance(key, str) and key and "-----BEGIN" not in key:
             issuer["key"] = str(folder / key)
-    merged.update(_from_environment(variables))
+    given = _from_environment(variables)
+    if isinstance(console := merged.get("console"), dict) and "console" in given:
+        given["console"] = {**console, **given["console"]}
+    merged.update(given)
     try:
         return msgspec.convert(merged, Config, strict=False)
     except msgspec.ValidationError as error:
@@ -253,6 +277,8 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
         found["objects"] = objects if "://" in objects else str(Path.cwd() / objects)
     if key := variables.get("HEADWATER_SECRET_KEY_FILE"):
         found["secret_key_file"] = str(Path.cwd() / key)
+    if (address := variables.get("HEADWATER_CONSOLE_ADDRESS")) is not None:
+        found["console"] = {"address": address}
     if apps := variables.get("HEADWATER_APPS"):
         found["apps"] = [app.strip() for app in apps.split(",")]
     return found

@@ -16,11 +16,12 @@ import contextlib
 import hashlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
+from headwater.audit import AUDIT, REDACTED
 from headwater.codec import decode_json, encode_json
 from headwater.engine import Engine, Forgotten, Query, Record
 from headwater.errors import Conflict, InvalidValue, TooLarge
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 ERASURES, FORGETTINGS = "headwater/erasures", "headwater/forgettings"
 MAILS, FOLDED, SPANS = "headwater/mails", "headwater/folded", "headwater/spans"
-REDACTED = "redacted"
 PATIENCE_MS = 86_400_000
 """How long messages that tell of a forgotten key may wait for their delivery before they are withdrawn."""
 MOST_ROWS = 1_000
@@ -61,8 +61,9 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
 
     `rows` removed; `events` of the history, `dead_letters` redacted; `messages` withdrawn, since they had waited
     for a day or were an ended operation's; `claims`, the stored answers of requests with an idempotency key among
-    them; `staged` rows of loads; `mails` whose text was redacted, `spans` of traces that were deleted. `waiting` is
-    how many messages are first to be delivered. `digest` is that of table and key with `salt` as the key of BLAKE2b.
+    them; `staged` rows of loads; `mails` whose text was redacted, `spans` of traces that were deleted, `audited`
+    operations of the admin API whose parameters were redacted. `waiting` is how many messages are first to be
+    delivered. `digest` is that of table and key with `salt` as the key of BLAKE2b.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     staged: int = 0
     mails: int = 0
     spans: int = 0
+    audited: int = 0
     waiting: int = 0
     tries: int = 0
     until: int = 0
@@ -237,6 +239,7 @@ async def _redact(engine: Engine, erasure: Erasure) -> list[tuple[str, int]]:
             traces = await engine.traces(forgotten)
             waiting += await _redact_mails(engine, erasure, forgotten.names, traces)
             await _delete_spans(engine, erasure, forgotten.names, traces)
+            await _redact_audit(engine, erasure, forgotten.names)
             async with contextlib.aclosing(engine.remains(forgotten, traces)) as slices:
                 async for slice in slices:
                     waiting += slice.waiting
@@ -286,6 +289,26 @@ async def _delete_spans(engine: Engine, erasure: Erasure, names: Sequence[Key], 
                 await _write(engine, erasure, "spans", record, None)
 
 
+async def _redact_audit(engine: Engine, erasure: Erasure, names: Sequence[Key]) -> None:
+    """Operations may name a key in their parameters, the one that asks to forget it among them."""
+    async for record in _rows(engine, Query(table=AUDIT)):
+        row = decode_json(record.body)
+        if row["at_ms"] <= erasure.until_ms and _is_named(" ".join(_texts((row["parameters"], row["result"]))), names):
+            redacted = {**row, "parameters": {"all": REDACTED}, "result": {}, "error": ""}
+            await _write(engine, erasure, "audited", record, encode_json(redacted))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """What may be a part of a key: not a limit, or a condition."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+        if isinstance(value, list):
+            yield from (str(item) for item in value if isinstance(item, int))
+
+
 async def _rows(engine: Engine, query: Query) -> AsyncIterator[Record]:
     if query.table not in (await engine.catalog()).tables:
         return
@@ -307,7 +330,7 @@ def _is_named(text: str, names: Sequence[Key]) -> bool:
 
 async def _write(engine: Engine, erasure: Erasure, kind: str, record: Record, body: bytes | None) -> None:
     """Redact a row of the server's own; when somebody writes it meanwhile, the next look finds it again."""
-    table = {"mails": MAILS, "spans": SPANS}[kind]
+    table = {"mails": MAILS, "spans": SPANS, "audited": AUDIT}[kind]
     commit = new_commit()
     commit.reads = [Read(table, record.key, record.version)]
     commit.writes = [

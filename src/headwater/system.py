@@ -1,16 +1,16 @@
 """Headwater's own app: what the server itself keeps in the store, in tables and queues like everybody's.
 
-`headwater/keys` has the API keys (digests only), `headwater/usage` the counts of usage plans, `headwater/webhooks`
-the webhooks subscribed at run time, `headwater/schedules` how far schedules have got, `headwater/places` what marks
-the place of objects as this store's, `headwater/loads` the summaries of bulk loads, `headwater/metrics` the
-roll-ups of metrics, `headwater/spans` the spans of traces, `headwater/alarm-states` the states of alarms,
-`headwater/scalings` the decisions on numbers of workers, `headwater/terms` which process does what only one is to do
-at a time. The topic `headwater/alarms` tells what a person should
-know; the queue `headwater/expansions` has a message for each load whose changes are to become events. The table
-`headwater/erasures` and the queue `headwater/forgettings` have the keys that are being forgotten
-(`headwater.erasures`). What mail keeps is told in `headwater.mail`. Reads and writes here are never part of a unit
-of work that happens to be open (who calls is no business of the request's commit), but for the summary and the
-message of a load, and for mails, which are committed with it.
+`headwater/keys` has the API keys (digests only), `headwater/usage` the counts of usage plans, `headwater/webhooks` the
+webhooks subscribed at run time, `headwater/schedules` how far schedules have got, `headwater/places` what marks the
+place of objects as this store's, `headwater/loads` the summaries of bulk loads, `headwater/metrics` the roll-ups of
+metrics, `headwater/spans` the spans of traces, `headwater/alarm-states` the states of alarms, `headwater/scalings` the
+decisions on numbers of workers, `headwater/terms` which process does what only one is to do at a time,
+`headwater/audit` who did what through the admin operations (`headwater.audit`). The topic `headwater/alarms` tells what
+a person should know; the queue `headwater/expansions` has a message for each load whose changes are to become events.
+The table `headwater/erasures` and the queue `headwater/forgettings` have the keys that are being forgotten
+(`headwater.erasures`). What mail keeps is told in `headwater.mail`. Reads and writes here are never part of a unit of
+work that happens to be open (who calls is no business of the request's commit), but for the summary and the message of
+a load, and for mails, which are committed with it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 
 from headwater.alarms import STATES, AlarmRow
 from headwater.app import App
+from headwater.audit import AUDIT, Audited
 from headwater.durations import Duration
 from headwater.engine import Query
 from headwater.erasures import ERASURES, FORGETTINGS, Erasure, Forgetting, erase
@@ -47,6 +48,7 @@ USAGE_KEPT = LOADS_KEPT = "400d"
 MAILS_KEPT = "30d"
 METRICS_KEPT = SCALINGS_KEPT = "14d"
 SPANS_KEPT = "7d"
+AUDIT_DAYS = 30
 TERMS_KEPT = "1d"
 TRIES = 1_000_000
 """How often an expansion is tried: its table waits for it, so it is never given up. Nor is the end of a digest."""
@@ -114,7 +116,7 @@ class System:
         self.schedules = self.app.table("schedules", ScheduleRow, key="name", images="none")
         self.alarms = self.app.topic("alarms", Alarm)
         self.alarm_states = self.app.table(
-            STATES.removeprefix(f"{NAME}/"), AlarmRow, key=("name", "resource"), images="none"
+            STATES.removeprefix(f"{NAME}/"), AlarmRow, key=("name", "resource"), images="new"
         )
         self.app.on(self.alarms, name="alarm-events", match={"metric": [""]}, group="resource")(self._keep_alarm)
         self.metrics = self.app.table(
@@ -128,6 +130,9 @@ class System:
         self.spans = self.app.table("spans", Span, key=("trace", "id"), images="none", ttl=spans_kept)
         self.scalings = self.app.table(
             SCALINGS.removeprefix(f"{NAME}/"), Scaling, key=("queue", "at_ms"), images="none", ttl=SCALINGS_KEPT
+        )
+        self.audit = self.app.table(
+            AUDIT.removeprefix(f"{NAME}/"), Audited, key=("day", "id"), images="none", ttl=f"{AUDIT_DAYS}d"
         )
         self.terms = self.app.table("terms", Term, key=("work", "part"), images="none", ttl=TERMS_KEPT)
         self.loads = self.app.table(

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import itertools
 import shutil
 import tempfile
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -28,7 +25,6 @@ import msgspec
 from anyio.from_thread import start_blocking_portal
 
 from headwater.app import App
-from headwater.clock import Timer
 from headwater.codec import encode_json
 from headwater.engine import DeadLetter, Question, Waiting
 from headwater.engines import make_engine
@@ -44,15 +40,12 @@ from headwater.messaging import Queue
 from headwater.objects import make_blobs
 from headwater.quota import Plan
 from headwater.runtime.mail import MailRules, Post
+from headwater.runtime.passing import Passing
 from headwater.runtime.rules import smtp_server
 from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.webhooks import WebhookRules
 from headwater.unit import Redrive, new_commit
-
-START = "2026-01-01T00:00:00Z"
-IDLE_LIMIT_S = 30.0
-UPKEEP_MOMENTS = 200
-"""In how many steps of one `advance` expiry and retention are looked after, when a second each would be more."""
+from headwater.virtual_clock import START, VirtualClock
 
 
 class HarnessOptions(TypedDict, total=False):
@@ -65,83 +58,6 @@ class HarnessOptions(TypedDict, total=False):
     plans: Mapping[str, Mapping[str, Any]] | None
     smtp: Mapping[str, Any] | None
     alerts: Addresses
-
-
-class _VirtualTimer:
-    def __init__(self, callback: Callable[[], None], wall_ms: int | None = None) -> None:
-        self.callback: Callable[[], None] | None = callback
-        self.wall_ms = wall_ms
-
-    def cancel(self) -> None:
-        self.callback = None
-
-
-class VirtualClock:
-    """A clock that stands still until `advance`; its timers fire then, in the order of their times."""
-
-    def __init__(self, start: str = START) -> None:
-        self._start = datetime.fromisoformat(start).astimezone(UTC)
-        self._elapsed_us = 0
-        self._timers: list[tuple[int, int, _VirtualTimer]] = []
-        self._number = itertools.count()
-
-    def wall_ms(self) -> int:
-        return int(self._start.timestamp() * 1000) + self._elapsed_us // 1000
-
-    def monotonic(self) -> float:
-        return self._elapsed_us / 1_000_000
-
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        return self._push(seconds, _VirtualTimer(callback))
-
-    def _push(self, seconds: float, timer: _VirtualTimer) -> Timer:
-        due_us = self._elapsed_us + max(round(seconds * 1_000_000), 0)
-        heapq.heappush(self._timers, (due_us, next(self._number), timer))
-        return timer
-
-    def call_at(self, wall_ms: int, callback: Callable[[], None]) -> Timer:
-        return self._push((wall_ms - self.wall_ms()) / 1000, _VirtualTimer(callback, wall_ms))
-
-    def step(self, duration: timedelta) -> None:
-        """Set the wall clock forward, or back; no time passes. Timers for wall times are due when it shows them."""
-        self._start += duration
-        timers, self._timers = sorted(self._timers), []
-        for due_us, number, timer in timers:
-            if timer.wall_ms is None:
-                heapq.heappush(self._timers, (due_us, number, timer))
-            elif timer.callback is not None:
-                self._push((timer.wall_ms - self.wall_ms()) / 1000, timer)
-
-    async def sleep(self, seconds: float) -> None:
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def wake() -> None:
-            if not done.done():
-                done.set_result(None)
-
-        timer = self.call_later(seconds, wake)
-        try:
-            await done
-        finally:
-            timer.cancel()
-
-    def next_timer(self) -> float | None:
-        """When the next timer fires, on the monotonic scale."""
-        while self._timers and self._timers[0][2].callback is None:
-            heapq.heappop(self._timers)
-        return self._timers[0][0] / 1_000_000 if self._timers else None
-
-    def move_to(self, elapsed: float) -> None:
-        """Let time pass to this point and fire what is due, without waiting for what that starts."""
-        self._elapsed_us = max(self._elapsed_us, round(elapsed * 1_000_000))
-        while self.next_timer() is not None and self._timers[0][0] <= self._elapsed_us:
-            _, _, timer = heapq.heappop(self._timers)
-            callback, timer.callback = timer.callback, None
-            assert callback is not None
-            callback()
 
 
 class _Endpoints:
@@ -359,60 +275,15 @@ class Harness:
 
         Raises `TimeoutError` after 30 seconds of real time, naming the busy queues.
         """
-        deadline = time.monotonic() + IDLE_LIMIT_S
-        while busy := await self._busy():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"still busy: {', '.join(busy)}")
-            await asyncio.sleep(0.001)
+        await self._passing.run_until_idle()
 
-    async def _busy(self) -> list[str]:
-        for _ in range(3):
-            await asyncio.sleep(0)
-        consumers = self.supervisor.consumers
-        busy = [queue for queue, consumer in consumers.items() if consumer.busy]
-        busy += [wakeups.name for wakeups in self.supervisor.wakeups if wakeups.busy]
-        for stats in await self.supervisor.engine.stats():
-            ready = stats.depth - stats.delayed - stats.in_flight
-            if ready > 0 and not stats.paused and stats.queue in consumers and not await self._blocked(stats.queue):
-                busy.append(stats.queue)
-        return busy
-
-    async def _blocked(self, queue: str) -> bool:
-        """Whether all that is ready waits behind the delayed head of its group."""
-        waiting = await self.supervisor.engine.peek(queue, 10_000)
-        now_ms, blocked = self.clock.wall_ms(), set()
-        for message in waiting:
-            if message.group in blocked:
-                continue
-            if message.ready_ms <= now_ms:
-                return False
-            if message.group is not None:
-                blocked.add(message.group)
-        return True
+    @property
+    def _passing(self) -> Passing:
+        return Passing(self.supervisor, self.clock)
 
     async def advance(self, **duration: float) -> None:
         """Let time pass (`days=3`, `minutes=5`), firing everything that comes due on the way, in order."""
-        begin = self.clock.monotonic()
-        end = begin + timedelta(**duration).total_seconds()
-        period = max((end - begin) / UPKEEP_MOMENTS, 1.0)
-        upkeep = begin + period
-        await self._settle()
-        while (now := self.clock.monotonic()) < end:
-            due = self.clock.next_timer()
-            moment = min(end, upkeep, end if due is None else max(due, now))
-            self.clock.move_to(moment)
-            if moment in (upkeep, end):
-                upkeep = moment + period
-                await self.supervisor.janitor.tick()
-                for folder in self.supervisor.drop_folders:
-                    await folder.look()
-            await self._settle()
-
-    async def _settle(self) -> None:
-        """Until idle; what happened meanwhile is told to the monitor, which skips minutes in which nothing does."""
-        await self.run_until_idle()
-        if await self.supervisor.monitor.rouse():
-            await self.run_until_idle()
+        await self._passing.advance(timedelta(**duration).total_seconds())
 
     async def set_clock(self, **duration: float) -> None:
         """Set the wall clock forward (`hours=1`) or back (`hours=-1`), as an administrator does; no time passes.

@@ -39,6 +39,8 @@ RERUNS = 5
 """How often work is re-run in place after a conflict before the conflict counts as a failure."""
 current: ContextVar[UnitOfWork | None] = ContextVar("headwater_unit", default=None)
 current_request: ContextVar[RequestFacts | None] = ContextVar("headwater_request", default=None)
+rehearsing: ContextVar[bool] = ContextVar("headwater_rehearsing", default=False)
+"""Whether nothing of what runs is to have an effect (`runtime.rehearsal`)."""
 Slot = tuple[str, Key]
 Mark = tuple[int, int, dict[Slot, Write], int, int]
 
@@ -157,7 +159,7 @@ class UnitOfWork:
         slot = (table, key)
         write = self._writes.get(slot)
         if write is not None and not write.blind:
-            return _written(write, None)
+            return written(write, None)
         if slot not in self._reads:
             record = await self.engine.read(table, key)
             if not self._reads:
@@ -168,7 +170,7 @@ class UnitOfWork:
                 self._validated = set()
             self._validated.add(slot)
         present = self._reads[slot]
-        return present if write is None else _written(write, present)
+        return present if write is None else written(write, present)
 
     def write(self, write: Write) -> str:
         """Put or remove: replaces what the unit wrote to the key before."""
@@ -342,7 +344,7 @@ class UnitOfWork:
             self._abandon_loads()
 
 
-def _written(write: Write, present: Record | None) -> Record | None:
+def written(write: Write, present: Record | None) -> Record | None:
     """The record after the unit's own write."""
     body = (present.body if present else None) if write.blind else write.body
     if write.merges:

@@ -63,3 +63,29 @@ def test_an_edited_letter_is_handled_and_hangs_below_the_first_event(folder: Pat
     (edited,) = first["edited"]
     assert edited["data"] == {"id": "mended", "cents": 7}
     assert [made["source"] for made in edited["messages"][0]["events"]] == ["shop/orders"]
+
+
+def test_letters_are_chosen_by_exception_and_tried_out(folder: Path) -> None:
+    cli(folder, "publish", "shop/placed", '{"id": "tried", "cents": -1}').ok()
+    (letter,) = letters(folder, 1)
+    exception = letter["reason"].partition(":")[0]
+    assert cli(folder, "dlq", "ls", "--exception", "Nothing", "--json").ok().json["dead_letters"] == []
+    assert cli(folder, "dlq", "ls", "--exception", exception, "--search", "TRIED", "--json").ok().json["dead_letters"]
+    failed = cli(folder, "dlq", "dry-run", str(letter["id"])).ok().out
+    assert failed.startswith("failed: ")
+    tried = cli(folder, "dlq", "dry-run", str(letter["id"]), "--edit", '{"id": "tried", "cents": 7}').ok().out
+    assert "would write shop/orders ['tried']" in tried
+    assert letters(folder, 1) == [letter]
+    discarded = (
+        cli(folder, "dlq", "discard", "--exception", exception, "--search", "tried", "--yes", "--json").ok().json
+    )
+    assert discarded == {"ids": [letter["id"]], "missing": []}
+
+
+def test_an_event_is_explained_and_its_trace_becomes_a_test(folder: Path) -> None:
+    event = cli(folder, "publish", "shop/placed", '{"id": "told", "cents": 5}', "--json").ok().json["id"]
+    told = cli(folder, "why", event).ok().out
+    assert "✓ shop/placed → shop/bills  taken" in told
+    assert cli(folder, "why", event, "--json").ok().json["ways"][0]["outcome"] == "taken"
+    assert "no event of this id" in cli(folder, "why", "nothing").failed(4).err
+    assert "async def test_trace_" in cli(folder, "trace", event, "--pytest").ok().out

@@ -171,3 +171,24 @@ def test_redrive_needs_ids_or_a_queue_and_an_edit_one_id(shop: Shop) -> None:
     cli(shop.folder, "dlq", "redrive", "1", "--queue", "shop/bills").failed(2)
     cli(shop.folder, "dlq", "redrive", "--queue", "shop/bills", "--edit", "{}").failed(2)
     cli(shop.folder, "dlq", "redrive", "1", "--edit", "{").failed(2)
+
+
+def test_rows_are_imported_and_exported_as_json_lines(shop: Shop) -> None:
+    rows = [{"order": "imported", "number": number, "text": f"n\u009b{number}"} for number in range(450)]
+    lines = [json.dumps(row) for row in rows]
+    (shop.folder / "rows.jsonl").write_text("\n".join([*lines[:2], "", "[1]", *lines[2:], '{"number": 1}']), "utf-8")
+    ended = cli(shop.folder, "table", "import", "shop/lines", "rows.jsonl", "--json")
+    assert ended.code == 1
+    assert ended.json["written"] == 450
+    assert [refused["line"] for refused in ended.json["refused"]] == [4, 453]
+    exported = cli(shop.folder, "table", "export", "shop/lines", "imported").ok().out.splitlines()
+    assert [json.loads(line) for line in exported] == rows
+    some = cli(shop.folder, "table", "export", "shop/lines", "imported", "--low", "7", "--high", "8", "--number").ok()
+    assert [json.loads(line) for line in some.out.splitlines()] == rows[7:9]
+    again = cli(shop.folder, "table", "import", "shop/lines", "-", "--if-absent", stdin=lines[0])
+    assert (again.code, again.out) == (1, "0 written, 1 refused\n")
+    cli(shop.folder, "table", "clear", "shop/lines", "imported").failed(2)
+    part = ("table", "clear", "shop/lines", "imported", "--low", "3", "--high", "9", "--number", "--yes")
+    assert shop.run(*part) == {"removed": 7}
+    assert cli(shop.folder, *part[:4], "-y").ok().out == "shop/lines: 443 rows removed\n"
+    assert shop.run("table", "query", "shop/lines", "imported")["items"] == []

@@ -54,7 +54,7 @@ class Terminal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port, self.console = free_port(), free_port()
         self.ids: dict[str, str] = {}
         self.server: subprocess.Popen[str] | None = None
         self.log = folder / "server.out"
@@ -63,6 +63,7 @@ class Terminal:
             **{name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")},
             "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
             "HEADWATER_PORT": str(self.port),
+            "HEADWATER_CONSOLE_ADDRESS": f"127.0.0.1:{self.console}",
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",
             "COLUMNS": "200",
@@ -109,7 +110,7 @@ class Terminal:
             check=False,
         )
         assert done.returncode == 0, f"$ {command}\n{done.stdout}"
-        output = done.stdout.replace("\r", "").replace(str(self.port), "8000")
+        output = self.usual(done.stdout.replace("\r", ""))
         return output if output.endswith("\n") or not output else f"{output}\n"
 
     def serve(self, command: str) -> str:
@@ -122,7 +123,11 @@ class Terminal:
             assert self.server.poll() is None, output
             assert time.monotonic() < deadline, output
             time.sleep(0.05)
-        return output.replace(str(self.port), "8000")
+        return self.usual(output)
+
+    def usual(self, output: str) -> str:
+        """With the ports that the pages show."""
+        return output.replace(str(self.port), "8000").replace(str(self.console), "8001")
 
     def interrupt(self) -> None:
         server, self.server = self.server, None

@@ -23,6 +23,7 @@ GROUPS = [
     "Webhooks",
     "Input",
     "Secrets",
+    "Console",
     "Transport",
     "Overload",
 ]

@@ -185,3 +185,14 @@ async def test_what_only_the_owner_does_is_refused(store: Shared) -> None:
     async with worker(store) as other:
         with pytest.raises(DeclarationError, match="a worker process cannot"):
             await other.peek(QUEUE, 1)
+
+
+async def test_the_owner_tells_what_each_worker_holds(store: Shared) -> None:
+    async with worker(store) as holder:
+        await store.send(QUEUE, "job")
+        taken = await take(holder)
+        owner = store.engine.owner
+        held = [one.held for one in owner.connected() if one.held]
+        assert [[delivery.message_id for delivery in deliveries] for deliveries in held] == [[taken.message_id]]
+        await holder.commit(done(taken))
+        assert [one.held for one in owner.connected() if one.held] == []

@@ -119,7 +119,7 @@ async def test_a_busy_harness_says_what_is_busy(harness: StartHarness, monkeypat
 
     h = await harness(app)
     await jobs.send(Job())
-    monkeypatch.setattr("headwater.testing.IDLE_LIMIT_S", 0.05)
+    monkeypatch.setattr("headwater.runtime.passing.IDLE_LIMIT_S", 0.05)
     with pytest.raises(TimeoutError, match="shop/jobs"):
         await h.run_until_idle()
     gate.set()

@@ -25,6 +25,7 @@ from headwater.http.tokens import development_secret
 from headwater.runtime.seal import Seal
 from tests.acceptance.cli_processes import Serving, cli
 from tests.acceptance.test_cli_webhooks import Endpoint
+from tests.browser.console_pages import find_pages
 
 STORED = "a row that is stored 5f0c2b7e"
 """What must be found: the same search finds what is there."""
@@ -62,6 +63,10 @@ security = "none"
 sender = "vault@example.org"
 username = "vault"
 password = "env:SMTP_PASSWORD"
+
+[default.console]
+address = "127.0.0.1:0"
+tokens = { "env:CONSOLE_TOKEN" = "operator" }
 """
 
 
@@ -82,6 +87,7 @@ class Canaries:
     declared_hook: str = field(default_factory=hook_secret)
     given_hook: str = field(default_factory=hook_secret)
     smtp_password: str = field(default_factory=random_text)
+    console_token: str = field(default_factory=random_text)
     basic: str = field(default_factory=random_text)
     refused: str = field(default_factory=random_text)
     found: dict[str, str] = field(default_factory=dict)
@@ -119,6 +125,7 @@ class Vault:
             "HEADWATER_LOG_LEVEL": "debug",
             "PARTNER_SECRET": self.canaries.partner_secret,
             "SMTP_PASSWORD": self.canaries.smtp_password,
+            "CONSOLE_TOKEN": self.canaries.console_token,
             "VAULT_VENDOR_TOKEN": self.canaries.vendor_token,
             "VAULT_HOOK_URL": self.endpoint.url("/declared"),
             "VAULT_HOOK_SECRET": self.canaries.declared_hook,
@@ -171,6 +178,7 @@ def test_no_secret_is_in_logs_errors_files_traces_or_admin_answers(vault: Vault)
         vault.endpoint.wait_for(6)
         server.wait_for("it failed")
         look_at_everything(vault)
+        look_at_the_console(vault, server.wait_for(r"console +(http://\S+)")[-1])
         server.process.terminate()
         assert server.process.wait(20) == 0
     places = dict(vault.places())
@@ -294,13 +302,16 @@ def look_at_everything(vault: Vault) -> None:
         events = ask("tail", limit=1000)["events"]
         (row, *_) = [event for event in events if event["source"] == "vault/notes"]
         (letter, *_) = [letter for letter in ask("dead-letters")["dead_letters"] if letter["queue"] == "vault/jobs"]
-        known = {"queue": "vault/jobs", "table": "vault/notes", "key": row["key"], "limit": 1000}
+        resources = {"queue": "vault/jobs", "table": "vault/notes", "resource": "vault/jobs"}
+        known = {**resources, "key": row["key"], "limit": 1000}
         (mail, *_) = ask("mails")["mails"]
         ids = {
             "mail-show": mail["id"],
             "dead-letter": letter["id"],
             "event": letter["event"]["id"],
             "trace": letter["event"]["trace"],
+            "trace-test": row["trace"],
+            "why": letter["event"]["id"],
         }
         for operation in admin.get("/v1").json()["operations"]:
             name, parameters = operation["operation"], operation["parameters"]
@@ -310,10 +321,10 @@ def look_at_everything(vault: Vault) -> None:
             if name == "erasure":  # nobody was forgotten here
                 assert vault.look("admin erasure", admin.post("/v1/erasure", json={"id": "x"})).status_code == 404
                 continue
-            if name.startswith("bucket-") or name in ("op-list", "op-show", "schedule-next"):
-                # the vault has no bucket, operation or schedule: what refuses must tell nothing either
+            if name.startswith("bucket-") or name in ("alarm-show", "op-list", "op-show", "schedule-next"):
+                # the vault has no bucket, operation, schedule or such alarm: what refuses must tell nothing either
                 asked = {"bucket": "vault/files", "key": "a", "method": "GET", "kind": "vault/orders", "subject": "a"}
-                asked["schedule"] = "vault/nightly"
+                asked |= {"schedule": "vault/nightly", "name": "none", "resource": "vault/notes"}
                 named = {p["name"]: asked[p["name"]] for p in parameters if p["required"]}
                 assert vault.look(f"admin {name}", admin.post(f"/v1/{name}", json=named)).status_code == 404
                 continue
@@ -330,6 +341,20 @@ def look_at_everything(vault: Vault) -> None:
     ):
         assert vault.command(*command)
     vault.command("topic", "subscriptions")
+
+
+def look_at_the_console(vault: Vault, address: str) -> None:
+    """Every page that an operator can reach by links, and what a wrong token is answered."""
+    with httpx.Client(base_url=address, timeout=20) as http:
+        wrong = http.post("/sign-in", data={"token": vault.canaries.basic})
+        assert vault.look("console sign-in", wrong).status_code == 401
+        assert http.post("/sign-in", data={"token": vault.canaries.console_token}).status_code == 303
+        pages = find_pages(http, 20)
+        assert {"/keys", "/letters/{id}", "/tables/{app}/{name}/row", "/traces/{id}", "/mail/{id}", "/audit"} <= set(
+            pages
+        )
+        for page in (page for found in pages.values() for page in found):
+            vault.look(f"console {page}", http.get(page))
 
 
 def test_settings_that_are_refused_are_not_shown(tmp_path: Path) -> None:

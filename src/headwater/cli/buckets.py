@@ -14,8 +14,8 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from headwater.cli.exits import UsageError
-from headwater.cli.options import AsJson, Env, Limit, Store
-from headwater.cli.output import note, print_json, print_table, shown
+from headwater.cli.options import AsJson, Env, Limit, Store, Yes, confirm
+from headwater.cli.output import note, print_json, print_removed, print_table, shown
 from headwater.cli.session import Session
 from headwater.errors import HeadwaterError
 
@@ -193,16 +193,37 @@ def remove(
     if_match: Annotated[
         str | None, typer.Option("--if-match", metavar="ETAG", help="Only if the object has this etag.")
     ] = None,
+    version: Annotated[str, typer.Option("--version", metavar="VERSION", help="Only this version of it.")] = "",
     as_json: AsJson = False,
     store: Store = "",
     env: Env = "",
 ) -> None:
-    """Remove an object."""
-    answer = Session(store, env).call("bucket-delete", bucket=bucket, key=key, if_match=if_match)
+    """Remove an object; with --version one version of it, for good."""
+    answer = Session(store, env).call("bucket-delete", bucket=bucket, key=key, if_match=if_match, version=version)
     if as_json:
         print_json(answer)
     else:
         print(f"{bucket} {shown(answer['key'])}: removed")
+
+
+@app.command()
+def clear(
+    bucket: Bucket,
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin so.", show_default=False)
+    ] = "",
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    store: Store = "",
+    env: Env = "",
+) -> None:
+    """Remove all objects, or those whose keys begin with the prefix. Asks first."""
+    confirm(f"Remove all objects of {bucket}{f' below {shown(prefix)}' if prefix else ''}?", yes=yes)
+    session, removed = Session(store, env), 0
+    while slice := session.call("bucket-clear", bucket=bucket, prefix=prefix)["removed"]:
+        removed += slice
+    print_removed(bucket, removed, "objects", as_json=as_json)
 
 
 @app.command()

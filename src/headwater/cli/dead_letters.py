@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -16,6 +16,10 @@ SLICE = 500
 SLICES_A_SECOND = 4
 app = typer.Typer(no_args_is_help=True, help="Look at dead letters, redrive or discard them.")
 OfQueue = Annotated[str, typer.Option("--queue", metavar="QUEUE", help="All dead letters of this queue.")]
+OfException = Annotated[str, typer.Option("--exception", metavar="CLASS", help="Those that died of this exception.")]
+Search = Annotated[
+    str, typer.Option("--search", metavar="TEXT", help="Those with this text in reason, subject or data.")
+]
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="The ids of dead letters.")]
 Rate = Annotated[int, typer.Option("--rate", min=0, metavar="N", help="At most so many a second; 0: no limit.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the log and the record.")]
@@ -25,6 +29,8 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for 
 def list_dead_letters(
     *,
     queue: Annotated[str, typer.Argument(metavar="[QUEUE]", help="Of this queue only.", show_default=False)] = "",
+    exception: OfException = "",
+    search: Search = "",
     limit: Limit = 100,
     after: Annotated[int, typer.Option("--after", min=0, help="Begin behind this id.")] = 0,
     as_json: AsJson = False,
@@ -32,7 +38,9 @@ def list_dead_letters(
     env: Env = "",
 ) -> None:
     """List dead letters, oldest first."""
-    answer = Session(store, env).call("dead-letters", queue=queue, limit=limit, after=after)
+    answer = Session(store, env).call(
+        "dead-letters", queue=queue, exception=exception, search=search, limit=limit, after=after
+    )
     if as_json:
         print_json(answer)
         return
@@ -82,6 +90,8 @@ def redrive(
     *,
     ids: Ids = None,
     queue: OfQueue = "",
+    exception: OfException = "",
+    search: Search = "",
     rate: Rate = 0,
     edit: Annotated[
         str | None, typer.Option("--edit", metavar="JSON", help="Another message for a single one; - and @FILE work.")
@@ -96,7 +106,7 @@ def redrive(
     if data is not None and len(ids or ()) != 1:
         raise UsageError("--edit needs exactly one ID")
     parameters: dict[str, Any] = {"data": data, "reason": reason}
-    _settle(Session(store, env), "redrive", (ids or [], queue, rate), parameters, as_json)
+    _settle(Session(store, env), "redrive", _Which(ids or [], queue, exception, search, rate), parameters, as_json)
 
 
 @app.command()
@@ -104,6 +114,8 @@ def discard(
     *,
     ids: Ids = None,
     queue: OfQueue = "",
+    exception: OfException = "",
+    search: Search = "",
     rate: Rate = 0,
     reason: Reason = "",
     yes: Yes = False,
@@ -112,29 +124,78 @@ def discard(
     env: Env = "",
 ) -> None:
     """Remove dead letters for good. Asks first."""
-    _check(ids or [], queue)
-    confirm(f"Discard {f'all dead letters of {queue}' if queue else f'{len(ids or ())} dead letters'}?", yes=yes)
-    _settle(Session(store, env), "discard", (ids or [], queue, rate), {"reason": reason}, as_json)
+    which = _Which(ids or [], queue, exception, search, rate)
+    which.check()
+    confirm(f"Discard {which.told}?", yes=yes)
+    _settle(Session(store, env), "discard", which, {"reason": reason}, as_json)
 
 
-def _check(ids: list[int], queue: str) -> None:
-    if bool(ids) == bool(queue):
-        raise UsageError("name either the ids of dead letters, or --queue QUEUE")
-
-
-def _settle(
-    session: Session, verb: str, which: tuple[list[int], str, int], parameters: dict[str, Any], as_json: bool
+@app.command("dry-run")
+def dry_run(
+    id: Annotated[int, typer.Argument(metavar="ID", help="The dead letter's id.")],
+    *,
+    edit: Annotated[
+        str | None,
+        typer.Option("--edit", metavar="JSON", help="Another message; - and @FILE work.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    store: Store = "",
+    env: Env = "",
 ) -> None:
+    """Run the handler on a dead letter, and commit nothing of it: what would it do now?"""
+    data = None if edit is None else read_object(edit, "--edit")
+    answer = Session(store, env).call("dry-run", id=id, data=data)
+    if as_json:
+        print_json(answer)
+        return
+    print(f"{answer['outcome']}{': ' if answer['error'] else ''}{answer['error']}")
+    if answer["traceback"]:
+        print(answer["traceback"].rstrip())
+    for write in answer["writes"]:
+        print(f"would {'remove' if write['data'] is None else 'write'} {write['table']} {write['key']}")
+        if write["data"] is not None:
+            print_pretty(write["data"])
+    for sent in answer["sends"]:
+        print(f"would send to {sent['to']}")
+        print_pretty(sent["data"])
+
+
+class _Which(NamedTuple):
+    """The dead letters that are meant: some by id, or those that a filter chooses."""
+
+    ids: list[int]
+    queue: str
+    exception: str
+    search: str
+    rate: int
+
+    @property
+    def filter(self) -> dict[str, str]:
+        chosen = {"queue": self.queue, "exception": self.exception, "search": self.search}
+        return {name: value for name, value in chosen.items() if value}
+
+    @property
+    def told(self) -> str:
+        if self.ids:
+            return f"{len(self.ids)} dead letters"
+        return f"all dead letters with {', '.join(f'{name} {value}' for name, value in self.filter.items())}"
+
+    def check(self) -> None:
+        if bool(self.ids) == bool(self.filter):
+            raise UsageError("name either the ids of dead letters, or --queue QUEUE, --exception or --search")
+
+
+def _settle(session: Session, verb: str, which: _Which, parameters: dict[str, Any], as_json: bool) -> None:
     """Slice by slice, so that a rate holds and no commit grows large."""
-    ids, queue, rate = which
-    _check(ids, queue)
+    which.check()
+    ids, rate = which.ids, which.rate
     done: list[int] = []
     missing: list[int] = []
     size = max(1, min(SLICE, rate // SLICES_A_SECOND)) if rate else SLICE
     place: dict[str, Any] = {"after": 0, "until": 0}
     while True:
-        if queue:
-            answer = session.call(verb, queue=queue, limit=size, **place, **parameters)
+        if which.filter:
+            answer = session.call(verb, **which.filter, limit=size, **place, **parameters)
             place = {"after": answer["next"], "until": answer["until"]}
             more = answer["next"] is not None
         else:

@@ -14,7 +14,7 @@ from headwater.cli.output import note, print_facts, print_json, print_table
 from headwater.cli.session import Session
 
 POLL_S = 0.2
-KINDS = ("rows", "events", "dead_letters", "messages", "claims", "staged", "mails", "spans")
+KINDS = ("rows", "events", "dead_letters", "messages", "claims", "staged", "mails", "spans", "audited")
 
 
 class _KeyFirst(TyperGroup):

@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from headwater.cli import (
     buckets,
+    clock,
     dead_letters,
     exits,
     forget,
@@ -73,13 +74,16 @@ def run(
         str, typer.Option("--tls-key", metavar="FILE", help="The certificate's key (PEM).", show_default=False)
     ] = "",
     reload: Annotated[bool, typer.Option("--reload", help="Start anew when a .py or .toml file changes.")] = False,
+    virtual_clock: Annotated[
+        bool, typer.Option("--virtual-clock", help="Have a clock that can be paused and moved (`headwater clock`).")
+    ] = False,
 ) -> None:
     """Serve apps: those named, or those of headwater.toml."""
     from headwater.cli import serve
 
     if reload:
         raise typer.Exit(serve.serve_reloading([argument for argument in sys.argv[1:] if argument != "--reload"]))
-    options = serve.RunOptions(tuple(apps or ()), store, host, port, env, tls_cert, tls_key)
+    options = serve.RunOptions(tuple(apps or ()), store, host, port, env, tls_cert, tls_key, virtual_clock)
     raise typer.Exit(serve.serve(options, debug=bool(context.obj)))
 
 
@@ -97,6 +101,7 @@ app.add_typer(scale.app, name="scale")
 app.add_typer(forget.app, name="forget")
 app.command()(sql.sql)
 app.add_typer(mail.app, name="mail")
+app.add_typer(clock.app, name="clock")
 app.add_typer(metrics.alarms, name="alarm")
 app.command()(metrics.metrics)
 app.command()(tokens.token)
@@ -130,6 +135,24 @@ def tour(
     from headwater.cli.tour import tour as play
 
     raise typer.Exit(play(once, database))
+
+
+@app.command()
+def console(
+    store: Store = "",
+    env: Env = "",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", metavar="HOST:PORT", help="Where it is served; port 0 is a free one.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Serve the console of a store, whether a server runs on it or not."""
+    from headwater.cli.console import serve_console
+    from headwater.cli.session import Session
+
+    serve_console(Session(store, env), address)
 
 
 @app.command()

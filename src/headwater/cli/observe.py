@@ -17,7 +17,7 @@ POLL_S = 0.5
 
 def register(app: typer.Typer) -> None:
     app.command("ls")(list_resources)
-    for command in (status, tail, trace, doctor):
+    for command in (status, tail, trace, why, doctor):
         app.command()(command)
 
 
@@ -150,11 +150,17 @@ def _print_events(events: list[dict[str, Any]], *, as_json: bool) -> None:
 def trace(
     id: Annotated[str, typer.Argument(metavar="ID", help="Of an event, a message or a trace.")],
     *,
+    as_pytest: Annotated[
+        bool, typer.Option("--pytest", help="Print a test that does it again and expects the same.")
+    ] = False,
     as_json: AsJson = False,
     store: Store = "",
     env: Env = "",
 ) -> None:
     """Print the whole tree of what a request led to."""
+    if as_pytest:
+        print(Session(store, env).call("trace-test", id=id)["code"], end="")
+        return
     answer = Session(store, env).call("trace", id=id)
     if as_json:
         print_json(answer)
@@ -162,6 +168,29 @@ def trace(
     from headwater.cli.trace_tree import print_trace
 
     print_trace(answer)
+
+
+def why(
+    id: Annotated[str, typer.Argument(metavar="EVENT", help="The id of an event; `headwater tail` lists them.")],
+    *,
+    as_json: AsJson = False,
+    store: Store = "",
+    env: Env = "",
+) -> None:
+    """Tell which routes took an event and which did not, naming the part of the pattern that refused it."""
+    answer = Session(store, env).call("why", id=id)
+    if as_json:
+        print_json(answer)
+        return
+    print(shown(" ".join(answer[name] for name in ("source", "type", "subject") if answer[name])))
+    for way in answer["ways"]:
+        mark = {"taken": "✓", "direct": "✓", "refused": "✗", "filtered": "✗"}.get(way["outcome"], "…")
+        path = " → ".join(way["path"] or [way["queue"]])
+        outcome = ", ".join(filter(None, (way["outcome"], way["state"])))
+        print(shown(f"  {mark} {path}  {outcome}"))
+        if way["reason"]:
+            print(shown(f"      {way['reason']}"))
+    print(shown(answer["verdict"]))
 
 
 def doctor(

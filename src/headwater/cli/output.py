@@ -85,6 +85,14 @@ def _print_plain(headers: Sequence[str], cells: list[list[str]], title: str) -> 
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_removed(resource: str, removed: int, what: str, *, as_json: bool) -> None:
+    """How much was removed from a resource."""
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        print(f"{resource}: {removed} {what} removed")
+
+
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
     """Names and values, one a line."""
     rows = [(name, shown(value)) for name, value in facts]

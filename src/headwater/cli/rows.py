@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 from headwater.cli.exits import UsageError
-from headwater.cli.options import AsJson, Env, Limit, Numeric, Store, Table, Value, part, read_object
-from headwater.cli.output import note, print_json, print_pretty, print_table, safe_json
+from headwater.cli.options import AsJson, Env, Limit, Numeric, Store, Table, Value, Yes, confirm, part, read_object
+from headwater.cli.output import note, print_json, print_pretty, print_removed, print_table, safe_json
+from headwater.cli.row_files import export_rows, import_rows
 from headwater.cli.session import Session
 
 app = typer.Typer(no_args_is_help=True, help="Read and write the rows of tables.")
+app.command("import")(import_rows)
+app.command("export")(export_rows)
 Key = Annotated[
     list[str], typer.Argument(metavar="KEY...", help="The key: the partition, and the sort part if there is one.")
 ]
@@ -113,6 +116,37 @@ def query(
         print(safe_json(row))
     if answer["cursor"]:
         note(f"there are more: --cursor {answer['cursor']}")
+
+
+@app.command()
+def clear(
+    table: Table,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PARTITION [PREFIX]]", help="The partition, and a prefix of a text sort part."),
+    ] = None,
+    *,
+    index: Annotated[str, typer.Option("--index", help="Query this index.")] = "",
+    low: Annotated[str | None, typer.Option("--low", help="The lowest next part, included.")] = None,
+    high: Annotated[str | None, typer.Option("--high", help="The highest next part, included.")] = None,
+    number: Numeric = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    store: Store = "",
+    env: Env = "",
+) -> None:
+    """Remove all rows that such a query finds; each is a change. Asks first."""
+    confirm(f"Remove {'these' if prefix or index or low else 'all'} rows of {table}?", yes=yes)
+    asked = {
+        "prefix": prefix or [],
+        "index": index,
+        "low": None if low is None else part(low, numeric=number),
+        "high": None if high is None else part(high, numeric=number),
+    }
+    session, removed = Session(store, env), 0
+    while slice := session.call("table-clear", table=table, **asked)["removed"]:
+        removed += slice
+    print_removed(table, removed, "rows", as_json=as_json)
 
 
 @app.command()

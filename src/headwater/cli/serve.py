@@ -38,6 +38,7 @@ class RunOptions(msgspec.Struct, frozen=True):
     environment: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    virtual_clock: bool = False
 
 
 def configured(options: RunOptions) -> tuple[Path, Config]:
@@ -66,6 +67,7 @@ def serve(options: RunOptions, *, debug: bool = False) -> int:
     from headwater.runtime.logs import configure_logs
     from headwater.runtime.server import Server
     from headwater.runtime.supervisor import single
+    from headwater.virtual_clock import SteeredClock
 
     configure_logs()
     folder, config = configured(options)
@@ -75,7 +77,9 @@ def serve(options: RunOptions, *, debug: bool = False) -> int:
     if apps is None:
         return exits.FAILED
     single(apps)
-    server = Server(apps, config)
+    from headwater.console.serving import serve_console
+
+    server = Server(apps, config, console=serve_console, clock=SteeredClock() if options.virtual_clock else None)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = runner.run(server.run(ready=lambda: announce(server)))
     end_threads(code)
@@ -141,6 +145,7 @@ def announce(server: Server) -> None:
     lines = [
         f"headwater serves {server.address} (pid {os.getpid()})",
         f"  apps        {', '.join(served)}",
+        *([f"  console     {server.console_address}"] if server.console_address else []),
         f"  store       {shown_store(server.config.store)}",
         "  durability  every commit is flushed to stable storage before it is acknowledged",
     ]

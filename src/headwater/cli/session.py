@@ -6,6 +6,7 @@ them. Either way it is the same operation of `runtime.admin.Admin` that runs, an
 
 from __future__ import annotations
 
+import getpass
 import http.client
 import json
 import os
@@ -13,6 +14,7 @@ import socket
 import struct
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -21,6 +23,7 @@ from headwater.config import Config, absolute_store, admin_sockets, find_folder,
 from headwater.errors import CommitUnknown, HeadwaterError, StoreError, UnknownResource
 from headwater.store_url import is_file_store
 
+BY = "Headwater-By"
 TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 5.0
 _STORE_FILES = ("store.db", "board", "lock")
@@ -53,7 +56,7 @@ class Session:
         return asyncio.run(call_alone(self.store, self.config, operation, parameters))
 
 
-async def call_alone(store: str, config: Config, operation: str, parameters: dict[str, Any]) -> Any:
+async def call_alone(store: str, config: Config, operation: str, parameters: dict[str, Any], by: str = "") -> Any:
     """Open the store, run the operation, and give the store back."""
     from headwater.engines import make_engine
     from headwater.objects import make_blobs
@@ -76,9 +79,18 @@ async def call_alone(store: str, config: Config, operation: str, parameters: dic
     owner = make_engine(store)
     await owner.open()
     try:
-        return await Admin(owner, store=store, webhooks=webhook_rules(config)).call(operation, parameters)
+        alone = Admin(owner, store=store, webhooks=webhook_rules(config))
+        return await alone.call(operation, parameters, by or who())
     finally:
         await owner.close()
+
+
+def who() -> str:
+    """Who runs the command, for the audit."""
+    try:
+        return f"command line: {getpass.getuser()}"
+    except (OSError, KeyError):  # the user has no name
+        return f"command line: user {os.getuid()}"
 
 
 def objects_url(config: Config, store: str) -> str:
@@ -142,10 +154,11 @@ def _connect(path: Path, store: str) -> _LocalConnection | None:
     return _LocalConnection(client)
 
 
-def _call_server(connection: _LocalConnection, operation: str, parameters: dict[str, Any]) -> Any:
+def _call_server(connection: _LocalConnection, operation: str, parameters: dict[str, Any], by: str = "") -> Any:
     body = json.dumps(parameters).encode()
     try:
-        connection.request("POST", f"/v1/{operation}", body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", BY: quote(by or who())}
+        connection.request("POST", f"/v1/{operation}", body, headers)
         response = connection.getresponse()
         content = response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -45,6 +45,7 @@ def tour(once: bool, database: str = "") -> int:
 
     The store is a folder, or with the URL of a PostgreSQL database a schema of it.
     """
+    from headwater.console.serving import serve_console
     from headwater.loading import load_app
     from headwater.runtime.logs import configure_logs
     from headwater.runtime.server import Server
@@ -59,7 +60,7 @@ def tour(once: bool, database: str = "") -> int:
         asyncio.run(drop_store(config.store))
     apps = [load_app(spec, folder) for spec in config.apps]
     single(apps)
-    server = Server(apps, config)
+    server = Server(apps, config, console=serve_console)
     return asyncio.run(_Tour(server, config, folder, once).run())
 
 
@@ -160,6 +161,8 @@ class _Tour:
         _say(f"\nAll {count} steps came true in {time.monotonic() - begun:.1f} s. Open:")
         for page in pages:
             _say(f"  {self._server.address}{page}")
+        if self._server.console_address:
+            _say(f"  {self._server.console_address}/  the console")
         if not self._once:
             _say(f"Commands such as `headwater ls` reach it with HEADWATER_STORE={self._store}")
             _say("Ctrl-C ends the server.")

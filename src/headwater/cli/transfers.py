@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from headwater.cli.session import Session, check_present, connect, error_of, objects_url
+from headwater.cli.session import BY, Session, check_present, connect, error_of, objects_url, who
 from headwater.errors import CommitUnknown, HeadwaterError
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ def put_object(session: Session, parameters: dict[str, Any], data: Iterable[byte
     if connection is None:
         return asyncio.run(_put_alone(session, parameters, data))
     length = {"Transfer-Encoding": "chunked"} if size is None else {"Content-Length": str(size)}
+    headers = {**length, BY: quote(who())}
     try:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused early: the answer says why
-            connection.request("PUT", _path(parameters), _exactly(data, size), length, encode_chunked=size is None)
+            connection.request("PUT", _path(parameters), _exactly(data, size), headers, encode_chunked=size is None)
         answer = json.loads(_answered(connection, "put").read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _went_away("put") from error
@@ -113,8 +114,8 @@ async def _put_alone(session: Session, parameters: dict[str, Any], data: Iterabl
         for chunk in data:
             yield chunk
 
-    async with _Alone(session, read_only=False) as admin:
-        return await admin.put_object(parameters, chunks())
+    async with Alone(session, read_only=False) as admin:
+        return await admin.put_object(parameters, chunks(), who())
 
 
 async def _get_alone(
@@ -122,7 +123,7 @@ async def _get_alone(
 ) -> dict[str, Any]:
     from headwater.http.objects import described
 
-    async with _Alone(session, read_only=True) as admin, await admin.open_object(parameters) as body:
+    async with Alone(session, read_only=True) as admin, await admin.open_object(parameters) as body:
         info = described(body.info)
         take = begin(info)
         async for chunk in body:
@@ -130,7 +131,7 @@ async def _get_alone(
         return info
 
 
-class _Alone:
+class Alone:
     """The operations on the store and its objects, opened for as long as the command takes."""
 
     def __init__(self, session: Session, *, read_only: bool) -> None:

@@ -89,6 +89,10 @@ class Access:
         assert context.caller is not None
         return context.caller, context.key
 
+    async def verify(self, token: str) -> Caller:
+        """The caller of a bearer token. Raises `Unauthenticated`, `Unavailable`."""
+        return await self._tokens.verify(token)
+
     async def _authenticate(self, scope: Scope) -> tuple[Caller, Key | None]:
         token, text = _credentials(scope)
         if text is None:

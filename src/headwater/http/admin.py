@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,6 +24,8 @@ from headwater.http.answers import error_body
 from headwater.http.objects import described
 
 MAX_BODY = 1024 * 1024
+BY = "Headwater-By"
+"""The header that says who asks, percent-encoded."""
 
 
 class Operations(Protocol):
@@ -30,9 +33,11 @@ class Operations(Protocol):
 
     def describe(self) -> list[dict[str, Any]]: ...
 
-    async def call(self, operation: str, parameters: Mapping[str, Any]) -> Any: ...
+    async def call(self, operation: str, parameters: Mapping[str, Any], by: str = "") -> Any: ...
 
-    async def put_object(self, parameters: Mapping[str, Any], data: AsyncIterator[bytes]) -> dict[str, Any]: ...
+    async def put_object(
+        self, parameters: Mapping[str, Any], data: AsyncIterator[bytes], by: str = ""
+    ) -> dict[str, Any]: ...
 
     async def open_object(self, parameters: Mapping[str, Any]) -> AbstractAsyncContextManager[Any]: ...
 
@@ -45,11 +50,11 @@ def make_admin(admin: Operations) -> Starlette:
 
     async def run_operation(request: Request) -> Response:
         parameters = _decode(await _read(request))
-        return _answer(await admin.call(request.path_params["operation"], parameters))
+        return _answer(await admin.call(request.path_params["operation"], parameters, _by(request)))
 
     async def put_object(request: Request) -> Response:
         try:
-            return _answer(await admin.put_object(_parameters(request), _chunks(request)))
+            return _answer(await admin.put_object(_parameters(request), _chunks(request), _by(request)))
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
 
@@ -69,6 +74,11 @@ def make_admin(admin: Operations) -> Starlette:
         ],
         exception_handlers={HeadwaterError: _answer_error},
     )
+
+
+def _by(request: Request) -> str:
+    """Who asks, as he says: only the user who runs the server can connect."""
+    return unquote(request.headers.get(BY, "")) or "admin API"
 
 
 def _parameters(request: Request) -> dict[str, Any]:

@@ -97,12 +97,13 @@ class Ledger:
     async def latest(self, engine: Engine, subject: str) -> Raw | None:
         """The subject's last operation, with its present figures."""
         page = await engine.query(Query(table=self.name, partition=subject, limit=1, reverse=True))
-        if not page.records:
-            return None
-        found = decode_raw(page.records[0].body)
-        opened = await engine.read(self.opened, (subject, ""))
+        return await self.present(engine, decode_raw(page.records[0].body)) if page.records else None
+
+    async def present(self, engine: Engine, tracked: Raw) -> Raw:
+        """The operation with its present figures."""
+        opened = await engine.read(self.opened, (tracked.subject, "")) if tracked.open else None
         progress = None if opened is None else _decode_progress(opened.body)
-        return with_statistics(found, progress) if progress is not None and progress.id == found.id else found
+        return with_statistics(tracked, progress) if progress is not None and progress.id == tracked.id else tracked
 
     async def change_of(self, engine: Engine, subject: str) -> ContractChange | None:
         """The contract change that the subject's open operation is affected by."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from headwater.errors import UnknownResource
 from headwater.runtime.admin_alarms import AlarmOperations
+from headwater.runtime.admin_apis import ApiOperations
+from headwater.runtime.admin_audit import AuditOperations
 from headwater.runtime.admin_base import About
+from headwater.runtime.admin_clock import ClockOperations
 from headwater.runtime.admin_erasures import ErasureOperations
 from headwater.runtime.admin_history import HistoryOperations
 from headwater.runtime.admin_keys import KeyOperations
@@ -20,7 +23,11 @@ from headwater.runtime.admin_scaling import ScalingOperations
 from headwater.runtime.admin_schedules import ScheduleOperations
 from headwater.runtime.admin_sql import SqlOperations
 from headwater.runtime.admin_tables import TableOperations
+from headwater.runtime.admin_topology import TopologyOperations
+from headwater.runtime.admin_traces import TraceOperations
 from headwater.runtime.admin_tracked import TrackedOperations
+from headwater.runtime.admin_why import WhyOperations
+from headwater.runtime.audit import AuditLog
 from headwater.runtime.operations import Operation, operations_of
 
 __all__ = ["About", "Admin"]
@@ -28,6 +35,7 @@ __all__ = ["About", "Admin"]
 
 class Admin(
     ResourceOperations,
+    TopologyOperations,
     QueueOperations,
     LetterOperations,
     ErasureOperations,
@@ -41,6 +49,11 @@ class Admin(
     MailOperations,
     TrackedOperations,
     AlarmOperations,
+    ApiOperations,
+    AuditOperations,
+    ClockOperations,
+    WhyOperations,
+    TraceOperations,
 ):
     """Every operation, called by name (`call`) with JSON parameters, or directly as a method.
 
@@ -56,9 +69,24 @@ class Admin(
         """Whether the operation needs the store's owner."""
         return self._find(operation).writes
 
-    async def call(self, operation: str, parameters: Mapping[str, Any]) -> Any:
+    async def call(self, operation: str, parameters: Mapping[str, Any], by: str = "") -> Any:
+        """`by` is who asks: what writes is in the audit under this name."""
         found = self._find(operation)
-        return await found.run(**found.read(parameters))
+        given = found.read(parameters)
+        if not found.writes:
+            return await found.run(**given)
+        async with AuditLog(self.system).record(operation, given, by) as told:
+            answer = await found.run(**given)
+            told(answer)
+        return answer
+
+    async def put_object(
+        self, parameters: Mapping[str, Any], data: AsyncIterator[bytes], by: str = ""
+    ) -> dict[str, Any]:
+        async with AuditLog(self.system).record("put-object", parameters, by) as told:
+            answer = await super().put_object(parameters, data)
+            told(answer)
+        return answer
 
     def _find(self, operation: str) -> Operation:
         operations = operations_of(self)

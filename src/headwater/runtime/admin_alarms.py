@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from headwater.alarms import AlarmRow
 from headwater.durations import to_ms
 from headwater.errors import InvalidValue, UnknownResource
@@ -28,6 +30,32 @@ class AlarmOperations(AdminBase):
         rows = await read_states(self.engine, self.system)
         found = [state_json(row) for row in rows]
         return {"alarms": sorted(found, key=lambda row: (row["state"] != "alarm", row["name"], row["resource"]))}
+
+    @operation()
+    async def alarm_show(self, *, name: Name, resource: Name, last: str = "3h") -> dict[str, Any]:
+        """An alarm's state, its condition, and its metric minute by minute over the `last` duration.
+
+        A `value` is null where the minute had no data. Without a server, and of alarms without a metric, the condition
+        and the values are not known.
+        """
+        rows = await read_states(self.engine, self.system)
+        row = next((row for row in rows if (row.name, row.resource) == (name, resource)), None)
+        if row is None:
+            raise UnknownResource("there is no such alarm", operation="alarm-show", resource=f"{name} {resource}")
+        alarms = self.supervisor.monitor.alarms if self.supervisor else None
+        watches = alarms.watches if alarms else []
+        watch = next((watch for watch in watches if watch.place == (name, resource)), None)
+        if watch is None:
+            return {**state_json(row), "condition": None, "values": []}
+        end = await self.engine.now_ms() // MINUTE_MS - 1
+        first = max(end - min(to_ms(last) // MINUTE_MS, MOST_HOURS * MINUTES) + 1, 0)
+        samples = await RollUps(self.engine, self.system).samples(watch.metric.needs, first, end)
+        condition = {**msgspec.to_builtins(watch.condition), "words": watch.condition.in_words}
+        values = [
+            {"time": time_of(minute * MINUTE_MS), "value": watch.metric.value(sample, (minute + 1) * MINUTE_MS)}
+            for minute, sample in samples
+        ]
+        return {**state_json(row), "condition": condition, "values": values}
 
     @operation(writes=True)
     async def alarm_clear(self, *, name: Name, resource: Name) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -19,8 +20,10 @@ from headwater.http.access import Access
 from headwater.http.limits import Limits
 from headwater.http.presigned import Presigner
 from headwater.metrics import Recorder
+from headwater.runtime.flows import Flows
 from headwater.runtime.mail import Mailer
 from headwater.runtime.pulls import Pulls
+from headwater.runtime.rates import Rates
 from headwater.runtime.spans import Spans
 from headwater.runtime.webhooks import WebhookRules, Webhooks
 from headwater.store_url import shown_store
@@ -29,6 +32,7 @@ from headwater.system import System
 if TYPE_CHECKING:
     import httpx
 
+    from headwater.engines.remote.owner import Holder
     from headwater.runtime.supervisor import Supervisor
 
 S = TypeVar("S")
@@ -43,8 +47,16 @@ class About(msgspec.Struct, frozen=True):
     started_ms: int
 
 
+class Processes(Protocol):
+    """The worker processes of a running server."""
+
+    def started(self) -> dict[int, str]: ...
+
+    def connected(self) -> Sequence[Holder]: ...
+
+
 class AdminBase:
-    """`supervisor` and `about` are given by a running server only.
+    """`supervisor`, `about` and `processes` are given by a running server only.
 
     It is the binding (`app.Binding`) of stand-in resources, which reuse the checks of declared ones.
     """
@@ -59,6 +71,7 @@ class AdminBase:
         about: About | None = None,
         webhooks: WebhookRules | None = None,
         blobs: BlobStore | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.engine = engine
         self.clock = clock or SystemClock()
@@ -69,6 +82,9 @@ class AdminBase:
         self._blobs = blobs
         self.store = shown_store(store)
         self.about = about
+        self.processes = processes
+        self.rates = Rates()
+        self.flows = Flows()
         self.stand_in: App[None] = App("admin")
         self.stand_in.bind(self)
         self.system = supervisor.system if supervisor else System()

@@ -10,6 +10,7 @@ import msgspec
 from headwater.engine import MessageNote, TracedEvent
 from headwater.errors import UnknownResource
 from headwater.runtime.admin_base import AdminBase, event_json, time_of
+from headwater.runtime.log_lines import lines_of
 from headwater.runtime.operations import MAX_PAGE, Limit, Name, Position, operation
 from headwater.tracing import Span
 
@@ -50,7 +51,8 @@ class HistoryOperations(AdminBase):
         `roots` are the requests and calls that began it. Each event has its messages, each message its failures and
         the events that its handler made. `spans` are the timed parts of the trace, if it was sampled, and its failures:
         requests, attempts of handlers, steps and outgoing calls. A span's `parent` is the id of another, `of` the
-        message of an attempt, the cause that begins a root, or where a call went.
+        message of an attempt, the cause that begins a root, or where a call went. `logs` are lines that were logged in
+        it, as long as the server has them in memory.
         """
         event = await self.engine.event(id.partition("/")[0])
         trace = id if event is None else event.event.trace
@@ -64,6 +66,7 @@ class HistoryOperations(AdminBase):
             "complete": len(events) < TRACE_LIMIT and len(spans) < TRACE_LIMIT,
             "roots": _tree(events),
             "spans": [_span_json(span) for span in spans],
+            "logs": lines_of(trace),
         }
 
 

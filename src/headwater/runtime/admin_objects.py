@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, TypeVar
@@ -12,8 +13,8 @@ from headwater.buckets import BY_BLOB, MAX_SIZE, Bucket, ObjectReader
 from headwater.errors import DeclarationError, InvalidValue, UnknownResource
 from headwater.http.objects import described
 from headwater.object_listing import BINARY, ObjectInfo
-from headwater.runtime.admin_base import AdminBase
-from headwater.runtime.operations import Limit, Name, operation
+from headwater.runtime.admin_base import AdminBase, event_json
+from headwater.runtime.operations import Limit, Name, Slice, operation
 
 Options = TypeVar("Options")
 _HINT = "names are app/bucket; `headwater ls` lists them"
@@ -58,22 +59,45 @@ class ObjectOperations(AdminBase):
         return {"items": [_shown(found, info) for info in page.items], "cursor": page.cursor}
 
     @operation()
-    async def bucket_head(self, *, bucket: Name, key: Name) -> dict[str, Any]:
-        """An object without its bytes."""
+    async def bucket_head(self, *, bucket: Name, key: Name, version: str = "") -> dict[str, Any]:
+        """An object without its bytes, or the version of it that is named."""
         found = await self.bucket_of(bucket)
-        info = await found.head(key)
+        info = await found.head(key, version=version)
         if info is None:
             raise _missing("head", bucket, key)
         return _shown(found, info)
 
-    @operation(writes=True)
-    async def bucket_delete(self, *, bucket: Name, key: Name, if_match: str | None = None) -> dict[str, Any]:
-        """Remove an object; one that is absent already is not found. `if_match` is the etag that it must have."""
+    @operation()
+    async def bucket_history(self, *, bucket: Name, key: Name, limit: Limit = 100) -> dict[str, Any]:
+        """The puts and deletions of an object that the history still holds, newest first."""
         found = await self.bucket_of(bucket)
-        info = await found.delete(key, if_match=if_match)
+        events = await self.engine.history(found.name, found.table.key(key), limit)
+        return {"changes": [event_json(event) for event in events]}
+
+    @operation(writes=True)
+    async def bucket_delete(
+        self, *, bucket: Name, key: Name, if_match: str | None = None, version: str = ""
+    ) -> dict[str, Any]:
+        """Remove an object, or the version of it that is named; what is absent already is not found.
+
+        `if_match` is the etag that the object must have.
+        """
+        found = await self.bucket_of(bucket)
+        info = await found.delete(key, if_match=if_match, version=version)
         if info is None:
             raise _missing("delete", bucket, key)
         return _shown(found, info)
+
+    @operation(writes=True)
+    async def bucket_clear(self, *, bucket: Name, prefix: str = "", limit: Slice = 500) -> dict[str, Any]:
+        """Remove the first objects whose keys begin with the prefix, each in a commit of its own.
+
+        Call it again until nothing is `removed`.
+        """
+        found = await self.bucket_of(bucket)
+        page = await found.list(prefix, limit=limit)
+        await asyncio.gather(*(found.delete(info.key) for info in page.items))
+        return {"removed": len(page.items)}
 
     @operation()
     async def bucket_presign(

@@ -14,6 +14,7 @@ from headwater.runtime.alarms import read_states
 from headwater.runtime.garbage import blob_tables
 from headwater.runtime.inventory import take_inventory
 from headwater.runtime.operations import operation
+from headwater.runtime.tally import Counting
 from headwater.system import NAME
 
 _TOTALS = ("depth", "in_flight", "delayed", "dead")
@@ -67,18 +68,35 @@ class ResourceOperations(AdminBase):
 
     @operation()
     async def queues(self) -> dict[str, Any]:
-        """All queues: policy, depths, and the consumer's counts while a server runs."""
+        """All queues: policy, depths, and the consumer's counts while a server runs.
+
+        `rates` are a second, over the last 10 seconds or so; null until the queues were asked for a second time.
+        """
         return {"queues": await self._queues()}
 
     async def _queues(self) -> list[dict[str, Any]]:
         catalog = await self.engine.catalog()
         consumed = frozenset(catalog.consumed)
+        all_stats = await self.engine.stats()
+        rates = self.rates.look(self.clock.monotonic(), {stats.queue: self._counts(stats) for stats in all_stats})
         found = []
-        for stats in await self.engine.stats():
+        for stats in all_stats:
             spec = catalog.queues.get(stats.queue)
             if spec is not None or stats.depth or stats.dead:
-                found.append({**self._queue(stats, spec), "consumed": stats.queue in consumed})
+                shown = self._queue(stats, spec)
+                found.append({**shown, "consumed": stats.queue in consumed, "rates": rates.get(stats.queue)})
         return found
+
+    def _counts(self, stats: QueueStats) -> dict[str, int]:
+        failed = sum(counting.stats.failed for counting in self._counting(stats.queue))
+        return {"sent": stats.sent, "settled": stats.settled, "retried": stats.retried, "failed": failed}
+
+    def _counting(self, queue: str) -> list[Counting]:
+        """Who counts the attempts at a queue: its consumer here, worker processes, consumers over HTTP."""
+        if self.supervisor is None:
+            return []
+        places = (self.supervisor.consumers, self.supervisor.tallies, self.supervisor.pulls.tallies)
+        return [place[queue] for place in places if queue in place]
 
     def _queue(self, stats: QueueStats, spec: QueueSpec | None) -> dict[str, Any]:
         policy = None if spec is None else msgspec.to_builtins(spec)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
 
 from headwater.catalog import TableSpec
 from headwater.codec import decode_json
-from headwater.errors import InvalidValue, UnknownResource
+from headwater.errors import ConditionFailed, InvalidValue, UnknownResource
 from headwater.events import KeyPart
 from headwater.runtime.admin_base import AdminBase, event_json, key_json
-from headwater.runtime.operations import Document, Limit, Name, operation
+from headwater.runtime.operations import Document, Limit, Name, Slice, operation
 from headwater.tables import Table
 
+Rows = Annotated[list[Document], msgspec.Meta(max_length=500)]
+Prefix = Annotated[list[str | int], msgspec.Meta(max_length=2)]
 KeyParts = Annotated[list[str | int], msgspec.Meta(min_length=1, max_length=2)]
 
 
@@ -39,6 +42,21 @@ class TableOperations(AdminBase):
         return {"key": key_json(rows.key_of(value)), "version": version}
 
     @operation(writes=True)
+    async def table_import(self, *, table: Name, rows: Rows, if_absent: bool = False) -> dict[str, Any]:
+        """Insert or replace several rows, each in a commit of its own; later ones of the same key win.
+
+        Rows that `table-put` would refuse are told by their place in `rows`; the others are written all the same.
+        """
+        puts = (self.table_put(table=table, value=row, if_absent=if_absent) for row in rows)
+        refused = []
+        for place, outcome in enumerate(await asyncio.gather(*puts, return_exceptions=True)):
+            if isinstance(outcome, InvalidValue | ConditionFailed):
+                refused.append({"row": place, "detail": outcome.message})
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        return {"written": len(rows) - len(refused), "refused": refused}
+
+    @operation(writes=True)
     async def table_delete(self, *, table: Name, key: KeyParts, if_version: str | None = None) -> dict[str, Any]:
         """Remove a row; one that is absent already is not found."""
         rows = await self._table(table)
@@ -54,7 +72,7 @@ class TableOperations(AdminBase):
         self,
         *,
         table: Name,
-        prefix: Annotated[list[str | int], msgspec.Meta(max_length=2)] = [],  # noqa: B006
+        prefix: Prefix = [],  # noqa: B006
         index: str = "",
         low: str | int | None = None,
         high: str | int | None = None,
@@ -67,14 +85,30 @@ class TableOperations(AdminBase):
         `prefix` is empty, the partition, or the partition and a prefix of the sort part; `low` and `high` bound the
         next part, both ends included. `cursor` is the one of the page before.
         """
-        rows = await self._table(table)
-        between = None
-        if low is not None or high is not None:
-            if low is None or high is None:
-                raise InvalidValue("give both low and high", operation="query", resource=table)
-            between = (low, high)
+        rows, between = await self._table(table), _between(table, low, high)
         page = await rows.query(*prefix, index=index, between=between, limit=limit, cursor=cursor, reverse=reverse)
         return {"items": page.items, "cursor": page.cursor}
+
+    @operation(writes=True)
+    async def table_clear(
+        self,
+        *,
+        table: Name,
+        prefix: Prefix = [],  # noqa: B006
+        index: str = "",
+        low: str | int | None = None,
+        high: str | int | None = None,
+        limit: Slice = 500,
+    ) -> dict[str, Any]:
+        """Remove the first rows that `table-query` finds so, each in a commit of its own.
+
+        Call it again until nothing is `removed`.
+        """
+        rows, between = await self._table(table), _between(table, low, high)
+        page = await rows.query(*prefix, index=index, between=between, limit=limit)
+        keys = [typed(rows.spec, key_json(rows.key_of(row))) for row in page.items]
+        await asyncio.gather(*(rows.delete(*key) for key in keys))
+        return {"removed": len(keys)}
 
     @operation()
     async def table_history(self, *, table: Name, key: KeyParts, limit: Limit = 100) -> dict[str, Any]:
@@ -100,6 +134,14 @@ class TableOperations(AdminBase):
                 hint="`headwater bucket` lists, reads, puts and removes its objects",
             )
         return Table(self.stand_in, spec, dict, dict.fromkeys(range(1, spec.schema), _as_is))
+
+
+def _between(table: str, low: str | int | None, high: str | int | None) -> tuple[KeyPart, KeyPart] | None:
+    if low is None and high is None:
+        return None
+    if low is None or high is None:
+        raise InvalidValue("give both low and high", operation="query", resource=table)
+    return low, high
 
 
 def _as_is(document: dict[str, Any]) -> dict[str, Any]:

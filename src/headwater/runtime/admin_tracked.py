@@ -46,7 +46,7 @@ class TrackedOperations(AdminBase):
                 after=None if cursor is None else read_cursor(cursor),
             )
         )
-        found = [_record_json(decode_raw(record.body)) for record in page.records]
+        found = [_record_json(await ledger.present(self.engine, decode_raw(record.body))) for record in page.records]
         return {"operations": found, "cursor": write_cursor(page.next)}
 
     @operation()

@@ -40,7 +40,7 @@ from headwater.runtime.acks import FULL_DISK_PAUSE_S, Acks
 from headwater.runtime.executor import Executor, Submitted, Work
 from headwater.tracing import Tracer
 from headwater.unit import Settle
-from headwater.work import RERUNS, contention_pause_s, current, current_request
+from headwater.work import RERUNS, UnitOfWork, contention_pause_s, current, current_request, rehearsing
 
 MAX_UNDER_WAY = 512
 PREFETCH = 4
@@ -119,6 +119,17 @@ class Consumer:
                 await enough.wait()
             finally:
                 timer.cancel()
+
+    @property
+    def held(self) -> list[Delivery]:
+        """What is leased and not settled, running or not."""
+        return list(self._held.values())
+
+    async def rehearse(self, unit: UnitOfWork) -> bool:
+        """Run the handler for a unit that is not going to be committed (`runtime.rehearsal`), as a slot would."""
+        context = self._context.copy()
+        context.run(rehearsing.set, True)
+        return await asyncio.create_task(self._executor.rehearse(unit), context=context)
 
     @property
     def busy(self) -> bool:

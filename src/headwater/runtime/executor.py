@@ -142,6 +142,21 @@ class Executor:
             return Conflict("a read is stale")
         return None
 
+    async def rehearse(self, unit: UnitOfWork) -> bool:
+        """Decode, filter and run, and leave it at that; whether the filter let the event pass."""
+        delivery = unit.deliveries[0]
+        event = self._decoded(delivery)
+        if self._spec.when is not None and not self._spec.when(event):
+            return False
+        token = current.set(unit)
+        try:
+            await self._call([event] if self._spec.batch else event)
+        finally:
+            current.reset(token)
+        for failure in unit.failures.values():
+            raise failure
+        return True
+
     def _decoded(self, delivery: Delivery) -> Any:
         try:
             return self._decode(delivery)

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from headwater.config import Config
+from headwater.config import Config, address_of
 from headwater.errors import DeclarationError
 from headwater.http.edge import Edge
 from headwater.http.protocol import EdgeProtocol
@@ -27,6 +27,7 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
+CONSOLE_PORT, _PORTS = 8001, 100
 _HSTS = {"Strict-Transport-Security": "max-age=31536000"}
 
 
@@ -59,9 +60,16 @@ class Listener(uvicorn.Server):
 class PublicListener(Listener):
     """The address that everybody reaches: with limits, security headers, TLS, and proxies only as configured."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket, edge: Edge, config: Config) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        edge: Edge,
+        config: Config,
+        headers: Mapping[str, str] = SECURITY_HEADERS,
+    ) -> None:
         context = tls_context(config)
-        headers = SECURITY_HEADERS if context is None else {**SECURITY_HEADERS, **_HSTS}
+        headers = headers if context is None else {**headers, **_HSTS}
         options = {
             "http": functools.partial(EdgeProtocol, edge),
             "headers": list(headers.items()),
@@ -138,6 +146,40 @@ def make_private(folder: Path) -> None:
             resource=str(folder),
             hint="remove it, or set TMPDIR to a folder of this user",
         )
+
+
+def bind_console(address: str | None) -> socket.socket:
+    """The console's socket: of the address, or without one of the first free port from 8001 on.
+
+    It listens at once, so that nobody else gets the same port; who connects waits until the server is ready.
+    """
+    if address is not None:
+        try:
+            return bind(*address_of("console", address))
+        except DeclarationError as error:
+            error.hint = 'another process may listen there; give console.address another one, or "" for no console'
+            raise
+    for port in range(CONSOLE_PORT, CONSOLE_PORT + _PORTS):
+        with contextlib.suppress(DeclarationError, OSError):
+            bound = bind("127.0.0.1", port)
+            try:
+                bound.listen()
+            except OSError:
+                bound.close()
+                raise
+            return bound
+    raise DeclarationError(
+        f"the ports {CONSOLE_PORT} to {CONSOLE_PORT + _PORTS - 1} are all taken",
+        operation="start",
+        resource="console",
+        hint='give console.address in headwater.toml; "" is for no console',
+    )
+
+
+def address_at(bound: socket.socket, config: Config) -> str:
+    """The base URL of what is served at a bound socket."""
+    host, port = bound.getsockname()[:2]
+    return f"{'https' if config.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def bind_locally(path: Path) -> socket.socket:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
+from headwater.runtime.log_lines import keep_line
+
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
 
@@ -44,6 +46,7 @@ def configure_logs(
         add_work,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
+        keep_line,
     ]
     last = _last(target, variables, as_json=as_json)
     structlog.configure(

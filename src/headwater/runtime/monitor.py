@@ -73,13 +73,22 @@ class Monitor:
             except (StoreError, Unavailable, DeclarationError) as error:
                 log.warning("the last minute's metrics could not be written", error=str(error))
 
+    def set_skips(self, *, skips: bool) -> None:
+        """Leave out such minutes from now on, or look at each again."""
+        self._skips = skips
+        if not skips and self._dozes_at is not None:
+            self._wake()
+
     async def rouse(self) -> bool:
         """Look at the present minute after all, if something has happened since minutes are skipped."""
         if self._dozes_at is None or self._dozes_at == self._activity(await self._engine.stats()):
             return False
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
         self._minute, self._dozes_at = self._clock.wall_ms() // MINUTE_MS, None
         self.wakeups.wake()
-        return True
 
     async def _tick(self) -> int | None:
         minute = self._clock.wall_ms() // MINUTE_MS

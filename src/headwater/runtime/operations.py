@@ -14,6 +14,7 @@ from headwater.errors import InvalidValue
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 MAX_PAGE = 1000
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
+Slice = Annotated[int, msgspec.Meta(ge=1, le=500)]
 Position = Annotated[int, msgspec.Meta(ge=-1)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Document = dict[str, Any]

@@ -75,20 +75,20 @@ def smtp_server(smtp: Smtp, variables: Mapping[str, str]) -> SmtpServer:
         security=smtp.security,
         port=smtp.port,
         username=smtp.username,
-        password=_read_secret(smtp.password, variables, "smtp"),
+        password=read_secret(smtp.password, variables, "smtp"),
         timeout_s=to_ms(smtp.timeout) / 1000,
     )
 
 
 def scale_rules(config: Config, environ: Mapping[str, str] | None = None) -> ScaleRules:
     """Where wanted numbers of workers go. Raises `DeclarationError` when the webhook's secret is not there, or none."""
-    secret = _read_secret(config.scale_secret, os.environ if environ is None else environ, "scale_secret")
+    secret = read_secret(config.scale_secret, os.environ if environ is None else environ, "scale_secret")
     if config.scale_webhook:
         secret_key(secret)
     return ScaleRules(config.scale_command, config.scale_webhook, secret)
 
 
-def _read_secret(text: str, variables: Mapping[str, str], setting: str) -> SecretStr:
+def read_secret(text: str, variables: Mapping[str, str], setting: str) -> SecretStr:
     """A secret as a setting gives it: itself, or "env:" and the name of the variable that has it."""
     if text.startswith("env:"):
         variable = text.removeprefix("env:")

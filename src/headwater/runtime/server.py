@@ -22,7 +22,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from headwater.app import App
-from headwater.clock import SystemClock
+from headwater.clock import Clock, SystemClock
 from headwater.config import Config, admin_socket
 from headwater.engines import make_engine
 from headwater.errors import DeclarationError
@@ -31,12 +31,21 @@ from headwater.http.edge import Edge
 from headwater.http.front import RESERVED, Front, allow_origins
 from headwater.http.prometheus import make_metrics
 from headwater.runtime.admin import About, Admin
-from headwater.runtime.listener import Listener, PublicListener, bind, bind_locally, make_private
+from headwater.runtime.listener import (
+    Listener,
+    PublicListener,
+    address_at,
+    bind,
+    bind_console,
+    bind_locally,
+    make_private,
+)
 from headwater.runtime.places import place_of_objects
 from headwater.runtime.rules import access_rules, mail_rules, scale_rules, webhook_rules
 from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.telemetry import make_exporter
 from headwater.runtime.workers import Workers
+from headwater.virtual_clock import SteeredClock
 
 if TYPE_CHECKING:
     import httpx
@@ -44,6 +53,8 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_STORE_FAILED, EXIT_INTERRUPTED = 0, 3, 130
 _HTTP_SHARE = 0.2
 """The part of the drain's time that is kept for requests when handlers use up theirs."""
+MakeConsole = Callable[[Admin, Config, Clock], tuple[ASGIApp, Callable[[], None]]]
+"""From the admin operations to the console's application, and what ends its streams."""
 log = structlog.get_logger("headwater")
 
 
@@ -66,13 +77,25 @@ class Server:
     `run` raises `DeclarationError` when the address is taken, and what `Supervisor.start` raises.
     """
 
-    def __init__(self, apps: Sequence[App[Any]], config: Config) -> None:
+    def __init__(
+        self,
+        apps: Sequence[App[Any]],
+        config: Config,
+        *,
+        console: MakeConsole | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         _check_names(apps)
+        self._make_console = console
+        self.console_address = ""
         self.config = config
         self.address = ""
         self._front = Front()
+        self._end_streams: Callable[[], None] = lambda: None
         self._stop = asyncio.Event()
-        self._clock = SystemClock()
+        self._machine = SystemClock()
+        """For what must go on while `clock` is paused: connections, the drain, the console's streams."""
+        self._clock = clock or self._machine
         self._engine = make_engine(config.store, clock=self._clock)
         self._workers = Workers(config, self._engine, self._clock)
         self.supervisor = Supervisor(
@@ -103,19 +126,27 @@ class Server:
         """Serve until stopped; `ready` is called when requests are answered."""
         self._catch_signals()
         with bind(self.config.host, self.config.port) as bound:
-            edge = Edge(self.config.limits, self._clock)
+            edge = Edge(self.config.limits, self._machine)
             public = PublicListener(allow_origins(self._front, self.config.cors), bound, edge, self.config)
             self._reach_apps(bound)
             await self.supervisor.start()
+            if isinstance(self._clock, SteeredClock):
+                self._clock.catch_up(await self._engine.now_ms())
             apps = {app.name: http for app in self.supervisor.graph.apps if (http := app.load_http())}
             self._front.apps = dict(apps)
             path = admin_socket(self.config.store)
             if not self._engine.features.single_process:
                 make_private(path.parent)
             try:
-                with bind_locally(path) as local, self._metrics_listener() as listeners, self._workers.bind() as near:
+                admin = self._admin()
+                with (
+                    bind_locally(path) as local,
+                    self._metrics_listener() as metrics,
+                    self._console_listener(admin) as console,
+                    self._workers.bind() as near,
+                ):
                     await self._workers.start(near, self.supervisor, self.address)
-                    return await self._serve(public, [Listener(self._admin(), local), *listeners], ready)
+                    return await self._serve(public, [Listener(make_admin(admin), local), *metrics, *console], ready)
             finally:
                 await self.supervisor.stop(0)
                 path.unlink(missing_ok=True)
@@ -149,8 +180,9 @@ class Server:
     async def _drain(self, public: Listener, inner: Sequence[Listener], drain_s: float) -> None:
         """Handlers first, requests after them; what is left at the end is cut off by `Supervisor.stop`."""
         log.info("stopping", drain=f"{drain_s:g}s")
-        end_s = self._clock.monotonic() + drain_s
+        end_s = self._machine.monotonic() + drain_s
         share_s = drain_s * (1 - _HTTP_SHARE)
+        self._end_streams()
         self.supervisor.pulls.drain()
         await self.supervisor.autoscaler.stop()
         consumers = self.supervisor.consumers.values()
@@ -158,7 +190,7 @@ class Server:
             async with asyncio.timeout(share_s):
                 drains = [consumer.drain(share_s) for consumer in consumers]
                 await asyncio.gather(self._workers.drain(share_s), *drains)
-        left_s = max(0.0, end_s - self._clock.monotonic())
+        left_s = max(0.0, end_s - self._machine.monotonic())
         public.end(left_s)
         for listener in inner:
             listener.end(0)
@@ -173,10 +205,21 @@ class Server:
             scales = self.supervisor.autoscaler.reported
             yield [Listener(make_metrics(self.supervisor.monitor.totals, self._clock.wall_ms, scales), bound)]
 
-    def _admin(self) -> ASGIApp:
+    def _admin(self) -> Admin:
         about = About(pid=os.getpid(), address=self.address, started_ms=self._clock.wall_ms())
-        admin = Admin(self._engine, self.supervisor, clock=self._clock, store=self.config.store, about=about)
-        return make_admin(admin)
+        store, processes = self.config.store, self._workers
+        return Admin(self._engine, self.supervisor, clock=self._clock, store=store, about=about, processes=processes)
+
+    @contextlib.contextmanager
+    def _console_listener(self, admin: Admin) -> Iterator[list[Listener]]:
+        """The listener of the console, when the settings have an address for it. Its streams end when it drains."""
+        if self._make_console is None or self.config.console.address == "":
+            yield []
+            return
+        app, self._end_streams = self._make_console(admin, self.config, self._machine)
+        with bind_console(self.config.console.address) as bound:
+            self.console_address = address_at(bound, self.config)
+            yield [PublicListener(app, bound, Edge(self.config.limits, self._machine), self.config, headers={})]
 
     def _reach_apps(self, bound: socket.socket) -> None:
         """Apps call each other at the address that is really bound: port 0 takes a free one."""

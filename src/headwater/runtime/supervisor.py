@@ -238,10 +238,21 @@ class Supervisor:
         for wakeups in self.wakeups:
             wakeups.start()
         if self._keeps_up:
-            self._upkeep = asyncio.create_task(self.janitor.run(), name="janitor")
-            self._metering = asyncio.create_task(self.access.meter.run(self.clock.sleep), name="metering")
-            for folder in self.drop_folders:
-                folder.start()
+            self.begin_upkeep()
+
+    def begin_upkeep(self) -> None:
+        """From now on look after expiry, retention, metering and drop folders each second."""
+        self._upkeep = asyncio.create_task(self.janitor.run(), name="janitor")
+        self._metering = asyncio.create_task(self.access.meter.run(self.clock.sleep), name="metering")
+        for folder in self.drop_folders:
+            folder.start()
+
+    async def end_upkeep(self) -> None:
+        for task in (self._upkeep, self._metering):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        await asyncio.gather(*(folder.stop() for folder in self.drop_folders))
 
     async def _consume(self, queue: str) -> None:
         """Have a consumer for a queue, also for one that is declared while the server runs."""
@@ -288,11 +299,10 @@ class Supervisor:
         await self._close()
 
     async def _end_serving(self) -> None:
-        for task in (self._serving, self._upkeep, self._metering):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        await asyncio.gather(*(folder.stop() for folder in self.drop_folders))
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+        await self.end_upkeep()
         await self.autoscaler.stop()
         await asyncio.gather(*(wakeups.stop() for wakeups in self.wakeups))
 

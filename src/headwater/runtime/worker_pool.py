@@ -119,6 +119,10 @@ class WorkerPool:
         """How many processes of the queue live now, without those that are ending."""
         return sum(place.running for place in self._places.get(queue, ()))
 
+    def started(self) -> dict[int, str]:
+        """The queues of all processes that live, by pid."""
+        return {pid: queue for queue in self._places for pid in self.pids(queue)}
+
     def pids(self, queue: str) -> list[int]:
         return [place.process.pid for place in self._places.get(queue, ()) if place.process and place.running]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import socket
 
     from headwater.catalog import RouteSpec
+    from headwater.engines.remote.owner import Holder
     from headwater.runtime.supervisor import Supervisor
     from headwater.runtime.webhooks import Webhooks
 
@@ -91,6 +92,14 @@ class Workers:
         self._owner.presigning = self._presigning
         self._owner.subscriptions = _Subscriptions(supervisor.webhooks)
         await self._owner.start(bound)
+
+    def started(self) -> dict[int, str]:
+        """The processes that this server has started and that live: their queues by pid."""
+        return self.pool.started()
+
+    def connected(self) -> list[Holder]:
+        """The worker processes that are connected, with what each holds, whoever has started them."""
+        return self._owner.connected()
 
     async def run(self) -> None:
         """Run the processes of handlers whose number nothing else decides."""

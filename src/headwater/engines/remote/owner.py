@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 import structlog
@@ -38,6 +38,14 @@ class Subscriptions(Protocol):
         ...
 
     async def unsubscribe(self, id: str) -> bool: ...
+
+
+class Holder(NamedTuple):
+    """A worker process and the deliveries that it has not settled."""
+
+    pid: int
+    since_ms: int
+    held: tuple[Delivery, ...]
 
 
 class Owner:
@@ -66,6 +74,10 @@ class Owner:
         self.connections: set[_Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+
+    def connected(self) -> list[Holder]:
+        """The worker processes, with what each holds."""
+        return [connection.holder() for connection in self.connections if not connection.lost]
 
     async def start(self, bound: socket.socket) -> None:
         """Take workers on a bound Unix socket."""
@@ -107,12 +119,20 @@ class _Connection(asyncio.Protocol):
         self._frames = wire.Frames()
         self._greeted = False
         self._pid = 0
+        self._since_ms = owner.engine.clock.wall_ms()
         self._held: dict[int, Delivery] = {}
         self._receiving: dict[int, asyncio.Task[None]] = {}
         self._lost = False
         self._stagings = Stagings(owner.engine)
         self.idle = asyncio.Event()
         self.idle.set()
+
+    @property
+    def lost(self) -> bool:
+        return self._lost
+
+    def holder(self) -> Holder:
+        return Holder(self._pid, self._since_ms, tuple(self._held.values()))
 
     # The stream
 
