@@ -11,6 +11,7 @@ import msgspec
 import uvloop
 
 from bench.backlog import backlog
+from bench.console import console
 from bench.dataset import dataset
 from bench.dataset_reading import reading
 from bench.fanout import fanout
@@ -42,6 +43,7 @@ BENCHES: dict[str, Bench] = {
         remote,
         groups,
         scale,
+        console,
     )
 }
 

@@ -23,6 +23,7 @@ SMALL = {
     "remote": 2_000,
     "groups": 2_000,
     "scale": 40,
+    "console": 2_000,
 }
 
 
@@ -36,7 +37,7 @@ def test_benchmark_reports_one_line(name: str) -> None:
     report = json.loads(line)
     stored = ("none", "none") if name == "reading" else ("sqlite", "FULL")
     assert (report["bench"], report["engine"], report["durability"]) == (name, *stored)
-    figure, floor = ("p50_ms", "floor_p50_ms") if name == "latency" else ("rate_s", "floor_s")
+    figure, floor = ("p50_ms", "floor_p50_ms") if name in ("latency", "console") else ("rate_s", "floor_s")
     assert report[figure] > 0
     assert report[floor] > 0
     assert report["ratio"] > 0
