@@ -12,6 +12,7 @@ import msgspec
 import uvloop
 
 from bench.backlog import backlog
+from bench.console import console
 from bench.dataset import dataset
 from bench.dataset_reading import reading
 from bench.fanout import fanout
@@ -46,6 +47,7 @@ BENCHES: dict[str, Bench] = {
         remote,
         groups,
         scale,
+        console,
     )
 }
 POSTGRES: dict[str, Bench] = {

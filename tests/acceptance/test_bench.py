@@ -26,6 +26,7 @@ SMALL = {
     "remote": 2_000,
     "groups": 2_000,
     "scale": 40,
+    "console": 2_000,
 }
 SMALL_ON_POSTGRES = {
     "pipeline": 1_000,
@@ -47,7 +48,7 @@ def run(name: str, n: int, *options: str) -> dict[str, Any]:
     (line,) = done.stdout.splitlines()
     report: dict[str, Any] = json.loads(line)
     assert report["bench"] == name
-    figure, floor = ("p50_ms", "floor_p50_ms") if name == "latency" else ("rate_s", "floor_s")
+    figure, floor = ("p50_ms", "floor_p50_ms") if name in ("latency", "console") else ("rate_s", "floor_s")
     assert report[figure] > 0
     assert report[floor] > 0
     assert report["ratio"] > 0

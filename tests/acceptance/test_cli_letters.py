@@ -76,9 +76,8 @@ def test_letters_are_chosen_by_exception_and_tried_out(folder: Path) -> None:
     tried = cli(folder, "dlq", "dry-run", str(letter["id"]), "--edit", '{"id": "tried", "cents": 7}').ok().out
     assert "would write shop/orders ['tried']" in tried
     assert letters(folder, 1) == [letter]
-    discarded = (
-        cli(folder, "dlq", "discard", "--exception", exception, "--search", "tried", "--yes", "--json").ok().json
-    )
+    chosen = ("--exception", exception, "--search", "tried")
+    discarded = cli(folder, "dlq", "discard", *chosen, "--yes", "--json").ok().json
     assert discarded == {"ids": [letter["id"]], "missing": []}
 
 

@@ -1,4 +1,4 @@
-"""Dead letters and the audit in the browser: groups, filters, bulk actions with progress, edit, dry run, who did what."""
+"""Dead letters and the audit in the browser: groups, bulk actions with progress, edit, dry run, who did what."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ from headwater.console.waterfall import Axis, Row, Segment, axis_of, rows_of
 
 
 def message(queue: str, **more: Any) -> dict[str, Any]:
-    told = {"receives": None, "failures": [], "dead_letter": None, "reason": None, "events": []}
+    told: dict[str, Any] = {"receives": None, "failures": [], "dead_letter": None, "reason": None, "events": []}
     return {"queue": queue, "state": "done", **told, **more}
 
 
 def event(id: str, time: str, *messages: Any) -> dict[str, Any]:
-    told = {"source": "shop/orders", "type": "message", "subject": "", "data": {}, "old": None}
+    told: dict[str, Any] = {"source": "shop/orders", "type": "message", "subject": "", "data": {}, "old": None}
     return {"id": id, "time": f"2026-01-01T00:00:{time}Z", **told, "messages": messages, "edited": []}
 
 

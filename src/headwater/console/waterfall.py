@@ -29,7 +29,7 @@ class Segment(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line. `what` is request, commit, event, message, or the kind of a span; `item` is what there is to tell of it."""
+    """One line. `what` is request, commit, event, message, or the kind of a span; `item` has what there is to tell."""
 
     id: str
     what: str

@@ -101,7 +101,7 @@ class Ledger:
 
     async def present(self, engine: Engine, tracked: Raw) -> Raw:
         """The operation with its present figures."""
-        opened = await engine.read(self.opened, (tracked.subject, "")) if tracked.open else None
+        opened = await engine.read(self.opened, (tracked.subject, ""))
         progress = None if opened is None else _decode_progress(opened.body)
         return with_statistics(tracked, progress) if progress is not None and progress.id == tracked.id else tracked
 
