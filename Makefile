@@ -55,7 +55,7 @@ sizes: $(READY)
 	$(BIN)/python tools/check_sizes.py $(CODE)
 
 docs: $(READY)
-	$(if $(wildcard tests/docs),$(BIN)/python -m pytest tests/docs -q)
+	$(if $(wildcard tests/docs),$(BIN)/python -m pytest tests/docs/test_reference.py tests/docs/test_security.py -q)
 
 screenshots: $(READY) ## Write the pictures of the console, light and dark
 	$(BIN)/python -m tools.screenshots

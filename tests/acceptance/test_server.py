@@ -53,11 +53,12 @@ def test_an_app_without_this_path_is_404(server: Serving) -> None:
 
 
 def test_the_start_is_told_in_one_block_on_standard_error(server: Serving) -> None:
-    block = server.stderr.splitlines()[:4]
+    block = server.stderr.splitlines()[:5]
     assert block[0] == f"headwater serves {server.url} (pid {server.process.pid})"
     assert f"{server.url}/shop" in block[1]
-    assert f"sqlite:{server.folder / '.headwater'}" in block[2]
-    assert "durability" in block[3]
+    assert "  console     http://127.0.0.1:" in block[2]
+    assert f"sqlite:{server.folder / '.headwater'}" in block[3]
+    assert "durability" in block[4]
 
 
 def test_the_admin_socket_is_only_for_this_user(server: Serving) -> None:

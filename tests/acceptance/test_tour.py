@@ -139,9 +139,10 @@ def test_the_tour_serves_on_the_next_free_port_until_it_is_interrupted(tmp_path:
         folder = small_project(tmp_path, port=port)
         with running(folder) as process:
             told = read_until(process, "Ctrl-C")
-            (address,) = set(re.findall(r"http://127\.0\.0\.1:\d+", told))
+            address, console = dict.fromkeys(re.findall(r"http://127\.0\.0\.1:\d+", told))
             assert f":{port}" not in address
             assert httpx.get(f"{address}/small/ping").json() == "pong"
+            assert httpx.get(console).status_code == 200
             second = subprocess.run(
                 command("tour"), cwd=folder, capture_output=True, text=True, timeout=25, check=False
             )

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = """
 [default.console]
 address = "127.0.0.1:0"
+hidden = ["secret_note"]
 """
 VENDOR = {
     "ERASURE_VENDOR_URL": "http://127.0.0.1:9",

@@ -277,8 +277,8 @@ async def test_without_idempotency_what_may_have_been_started_is_in_doubt(fault:
         assert await deletions.poll_due() == 0
         admin = Admin(h.supervisor.engine, h.supervisor)
         decision = {"kind": "erasure/deletions", "subject": "ann", "external_id": "d1"}
-        await admin.call("op-retry", decision)
         vendor.finish()
+        await admin.call("op-retry", decision)
         await h.run_until_idle()
         assert (await state_of(deletions)).state == "completed"
         assert vendor.calls["POST"] == 1
