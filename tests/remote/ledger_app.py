@@ -27,4 +27,6 @@ def enter(event: Event[Job]) -> None:
     with Path("begun").open("a") as begun:
         begun.write(f"{event.data.group}/{event.data.number} {event.attempt} {os.getpid()} {CODE}\n")
     time.sleep(0.1)
+    with Path("ended").open("a") as ended:
+        ended.write(f"{event.data.group}/{event.data.number} {event.attempt}\n")
     wait(ledgers.update(event.data.group, append={"numbers": [event.data.number], "codes": [CODE]}))

@@ -19,7 +19,7 @@ import httpx
 from tests.acceptance.cli_processes import HEADWATER, PATIENCE_S, Serving, clean_environment, cli
 
 APP = Path(__file__).with_name("ledger_app.py")
-GROUPS, LENGTH = 6, 12
+GROUPS, LENGTH = 6, 30
 WHOLE = {f"g{group}": list(range(LENGTH)) for group in range(GROUPS)}
 VISIBILITY_S = 1.0
 
@@ -58,7 +58,15 @@ class Crew:
 
     def begun(self) -> list[list[str]]:
         """[job, attempt, pid, code] of each attempt that began."""
-        found = [folder / "begun" for folder in self.folders]
+        return self._lines("begun")
+
+    def running(self) -> list[list[str]]:
+        """Those of them that have not come to their commit."""
+        ended = self._lines("ended")
+        return [attempt for attempt in self.begun() if attempt[:2] not in ended]
+
+    def _lines(self, name: str) -> list[list[str]]:
+        found = [folder / name for folder in self.folders]
         return [line.split() for path in found if path.exists() for line in path.read_text("utf-8").splitlines()]
 
     def logged(self) -> str:
@@ -88,13 +96,22 @@ def is_whole(folder: Path) -> bool:
     return sum(map(len, entered(folder).values())) >= GROUPS * LENGTH
 
 
-def strike(kind: str, pid: int) -> None:
-    if kind == "kill":
-        os.kill(pid, signal.SIGKILL)
-        return
-    os.kill(pid, signal.SIGSTOP)
+def stop_one(crew: Crew) -> None:
+    """Stop a worker in the midst of a job for longer than its lease."""
+
+    def is_stopped() -> bool:
+        attempt = crew.begun()[-1]
+        os.kill(int(attempt[2]), signal.SIGSTOP)
+        if attempt in crew.running():
+            stopped.append(int(attempt[2]))
+        else:
+            os.kill(int(attempt[2]), signal.SIGCONT)
+        return bool(stopped)
+
+    stopped: list[int] = []
+    until(is_stopped)
     time.sleep(VISIBILITY_S * 1.3)  # the lease ends by the server's own clock
-    os.kill(pid, signal.SIGCONT)
+    os.kill(stopped[0], signal.SIGCONT)
 
 
 def test_workers_killed_and_stopped_cost_one_redelivery_each(tmp_path: Path) -> None:
@@ -104,11 +121,13 @@ def test_workers_killed_and_stopped_cost_one_redelivery_each(tmp_path: Path) -> 
         for _ in range(3):
             crew.hire(folder)
         send_jobs(server)
-        for begun, kind in zip(range(5, GROUPS * LENGTH, 8), itertools.cycle(["kill", "stop"]), strict=False):
+        for begun, kind in zip(range(5, GROUPS * LENGTH, 36), itertools.cycle(["kill", "stop"]), strict=False):
             until(lambda: len(crew.begun()) >= begun)  # noqa: B023
-            strike(kind, int(crew.begun()[-1][2]))
             struck[kind] += 1
-            if kind == "kill":
+            if kind == "stop":
+                stop_one(crew)
+            else:
+                os.kill(int(crew.begun()[-1][2]), signal.SIGKILL)
                 crew.hire(folder)
         until(lambda: is_whole(folder))
         assert entered(folder) == WHOLE
