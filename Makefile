@@ -34,7 +34,7 @@ run: $(READY) ## Start the server and play the tour; ONCE=1 ends after it
 	@$(BIN)/headwater tour $(if $(ONCE),--once)
 
 test: $(READY) ## Run the whole test suite; JOBS=1 in one process
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: format-check lint types layers sizes docs ## Check format, lint, types, layers, sizes and docs
 

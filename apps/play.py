@@ -8,7 +8,7 @@ import httpx
 Step = Callable[[], Awaitable[Sequence[str]]]
 Admin = Callable[..., Awaitable[Any]]
 Command = Callable[..., Awaitable[str]]
-PAUSE_S = 0.1
+PAUSE_S = 0.05
 
 
 class Play:

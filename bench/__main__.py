@@ -12,7 +12,9 @@ import msgspec
 import uvloop
 
 from bench.backlog import backlog
+from bench.coldstart import coldstart
 from bench.console import console
+from bench.consoles import consoles
 from bench.dataset import dataset
 from bench.dataset_reading import reading
 from bench.fanout import fanout
@@ -29,7 +31,7 @@ from bench.scale import scale
 from bench.stores import postgres, postgres_at
 from headwater.runtime.logs import configure_logs
 
-Bench = Callable[..., Awaitable[Report]]
+Bench = Callable[..., Awaitable[Report | list[Report]]]
 BENCHES: dict[str, Bench] = {
     fn.__name__: fn
     for fn in (
@@ -48,6 +50,8 @@ BENCHES: dict[str, Bench] = {
         groups,
         scale,
         console,
+        coldstart,
+        consoles,
     )
 }
 POSTGRES: dict[str, Bench] = {
@@ -73,14 +77,15 @@ def main() -> int:
         given["setting"] = postgres_at(options.store) if options.store else postgres
     configure_logs(lowest="warning")
     for name in options.names or benches:
-        report = uvloop.run(_measured(benches[name], given))
-        print(_json(report) if options.json else _line(report), flush=True)
+        for report in uvloop.run(_measured(benches[name], given)):
+            print(_json(report) if options.json else _line(report), flush=True)
     return 0
 
 
-async def _measured(bench: Bench, given: dict[str, Any]) -> Report:
+async def _measured(bench: Bench, given: dict[str, Any]) -> list[Report]:
     assert inspect.iscoroutinefunction(bench)
-    return await bench(**given)
+    found = await bench(**given)
+    return found if isinstance(found, list) else [found]
 
 
 def _json(report: Report) -> str:
@@ -90,8 +95,9 @@ def _json(report: Report) -> str:
 
 def _line(report: Report) -> str:
     if report.rate_s is None:
+        which = f" {report.details['function']}" if "function" in report.details else ""
         return (
-            f"{report.bench:9} p50 {report.p50_ms} ms, p99 {report.p99_ms} ms"
+            f"{report.bench + which:9} p50 {report.p50_ms} ms, p99 {report.p99_ms} ms"
             f" (floor p50 {report.floor_p50_ms} ms), durability {report.durability}"
         )
     return (

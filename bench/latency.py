@@ -16,6 +16,7 @@ from bench.stores import Setting, Stores, sqlite
 from headwater import App, Change, new_id
 
 PERIOD_S = 0.02
+PATIENCE_S = 60.0
 
 
 async def _measure(n: int, write: Callable[[str], Awaitable[object]], entered: dict[str, float]) -> list[float]:
@@ -26,7 +27,9 @@ async def _measure(n: int, write: Callable[[str], Awaitable[object]], entered: d
         begun[id] = time.perf_counter()
         await write(id)
         await asyncio.sleep(PERIOD_S)
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(PATIENCE_S):
+        while not entered.keys() >= begun.keys():  # noqa: ASYNC110
+            await asyncio.sleep(PERIOD_S)
     return [(entered[id] - start) * 1000 for id, start in list(begun.items())[10:]]
 
 

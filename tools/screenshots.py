@@ -28,11 +28,10 @@ WIDTH = 1280
 def main() -> None:
     if not BINARY:
         sys.exit("there is no Chromium: `apt-get install chromium`")
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir()
     with tempfile.TemporaryDirectory(prefix="headwater-") as name:
-        folder, profile = Path(name) / "house", Path(name) / "profile"
+        folder, profile, pictures = (Path(name) / part for part in ("house", "profile", "pictures"))
         folder.mkdir()
+        pictures.mkdir()
         with serve_applications(folder) as house, Chromium(profile) as browser:
             with httpx.Client(base_url=house.console, timeout=60) as http:
                 pages = find_pages(http, 10, "reporting")
@@ -41,7 +40,9 @@ def main() -> None:
                     if screen.path not in pages:
                         print(f"the applications have nothing for {screen.path}", file=sys.stderr)
                         continue
-                    take(browser, house.console, screen.path, best(pages[screen.path]))
+                    take(browser, house.console + best(pages[screen.path]), pictures / name_of(screen.path))
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        shutil.copytree(pictures, FOLDER)
     show_all()
 
 
@@ -76,16 +77,15 @@ def name_of(path: str) -> str:
     return "-".join(filter(None, named)) or "map"
 
 
-def take(browser: Chromium, console: str, path: str, address: str) -> None:
-    name = name_of(path)
+def take(browser: Chromium, address: str, name: Path) -> None:
     for scheme in ("light", "dark"):
         browser.open_tab()
         show(browser, WIDTH, scheme)
-        browser.open(console + address)
+        browser.open(address)
         browser.until("document.querySelector('[data-live]').dataset.state !== undefined")
         browser.evaluate("document.fonts.ready.then(() => new Promise((done) => setTimeout(done, 300)))")
         picture = browser.call("Page.captureScreenshot", format="png", captureBeyondViewport=False)
-        (FOLDER / f"{name}-{scheme}.png").write_bytes(base64.b64decode(picture["data"]))
+        name.with_name(f"{name.name}-{scheme}.png").write_bytes(base64.b64decode(picture["data"]))
 
 
 def show_all() -> None:

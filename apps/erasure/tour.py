@@ -34,7 +34,7 @@ async def partner() -> AsyncIterator[dict[str, str]]:
         cwd=ROOT,
     )
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await until_answered(f"{url}/faults")
         yield {
             "ERASURE_VENDOR_URL": url,

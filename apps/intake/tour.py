@@ -12,7 +12,7 @@ from apps.play import PAUSE_S, Admin, Command, Play, Step, check, expect, messag
 
 SAMPLES = Path(__file__).parent / "samples"
 QUEUE = "intake/incoming"
-PARALLEL = 30
+PARALLEL = 100
 PAGES = ["/intake/", "/intake/docs"]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         InvalidValue,
         LeaseLost,
         LoadRefused,
+        NotGranted,
         QueueFull,
         Retry,
         StoreFull,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from headwater.object_listing import ObjectInfo
     from headwater.operations.operation import Operation
     from headwater.operations.tracked import ContractChange, Tracked
+    from headwater.permits import Grant, uses
     from headwater.scaling import Scale
     from headwater.schedules import Tick
     from headwater.services import Service
@@ -62,6 +64,7 @@ _HOMES = {
         "InvalidValue",
         "LeaseLost",
         "LoadRefused",
+        "NotGranted",
         "QueueFull",
         "Retry",
         "StoreFull",
@@ -78,6 +81,7 @@ _HOMES = {
     "mail": ("email",),
     "messaging": ("Queue", "Topic"),
     "metrics": ("Metric",),
+    "permits": ("Grant", "uses"),
     "scaling": ("Scale",),
     "schedules": ("Tick",),
     "services": ("Service",),
@@ -103,6 +107,7 @@ __all__ = [
     "DeclarationError",
     "Discard",
     "Event",
+    "Grant",
     "HeadwaterError",
     "Inserted",
     "InvalidValue",
@@ -111,6 +116,7 @@ __all__ = [
     "LoadRefused",
     "Metric",
     "Modified",
+    "NotGranted",
     "ObjectInfo",
     "Operation",
     "Page",
@@ -140,6 +146,7 @@ __all__ = [
     "parquet",
     "require",
     "step",
+    "uses",
     "verify_webhook",
     "wait",
     "webhook",

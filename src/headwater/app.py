@@ -7,21 +7,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Unpack, cast, overload
 
 import msgspec
 from pydantic import ValidationError
 from typing_extensions import TypeVar
 
 from headwater.alarms import AlarmSource, declare_alarm, find_metric
-from headwater.blobs import BlobStore, Uncommitted
+from headwater.binding import Binding
 from headwater.buckets import MAX_SIZE, Bucket
 from headwater.catalog import Images, IndexSpec, QueueSpec, RouteSpec, TableSpec
-from headwater.clock import Clock
 from headwater.codec import stored_fields
 from headwater.decoding import Upgrade
 from headwater.durations import Duration, parse_duration, to_ms
-from headwater.engine import Engine
 from headwater.errors import DeclarationError
 from headwater.handlers import (
     HandlerOptions,
@@ -49,8 +47,9 @@ from headwater.http.declarations import (
 from headwater.late import Late
 from headwater.mail import Email
 from headwater.messaging import Queue, Topic
-from headwater.metrics import Metric, MetricName, Recorder
+from headwater.metrics import Metric, MetricName
 from headwater.operations.operation import Operation, OperationOptions, declare_operation
+from headwater.permits import declared_at
 from headwater.schedules import Schedule, ScheduleOptions, declare_schedule
 from headwater.services import Service
 from headwater.sources import Feed, Source, Target
@@ -61,17 +60,9 @@ from headwater.tuning import condition_of
 from headwater.webhooks import Webhook
 
 if TYPE_CHECKING:
-    import httpx
     from fastapi import FastAPI
 
-    from headwater.http.access import Access
-    from headwater.http.limits import Limits
-    from headwater.http.opened import Pulling
-    from headwater.http.presigned import Presigner
     from headwater.http.require import Auth
-    from headwater.mail import Mailing
-    from headwater.tracing import Tracer
-    from headwater.webhooks import Deliverer
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -81,41 +72,6 @@ V = TypeVar("V")
 S = TypeVar("S", default=None)
 D = TypeVar("D", Webhook, Email)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-
-
-class Binding(Protocol):
-    """What an app is given while it runs."""
-
-    engine: Engine
-    clock: Clock
-    limits: Limits
-    recorder: Recorder
-    uncommitted: Uncommitted
-
-    @property
-    def blobs(self) -> BlobStore: ...
-
-    @property
-    def presigner(self) -> Presigner: ...
-
-    @property
-    def access(self) -> Access: ...
-
-    @property
-    def webhooks(self) -> Deliverer: ...
-
-    @property
-    def mail(self) -> Mailing: ...
-
-    @property
-    def tracer(self) -> Tracer: ...
-
-    @property
-    def pulls(self) -> Pulling: ...
-
-    def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:
-        """How to call the app of this name over HTTP: (transport or None for the network, base URL)."""
-        ...
 
 
 class App(Generic[S]):
@@ -153,7 +109,7 @@ class App(Generic[S]):
         self.mails: dict[str, Email] = {}
         self._settings_class = settings
         self._settings: S | None = None
-        self._http_module = http
+        self.http_module = http
         self._http: FastAPI | None = None
         self._binding: Binding | None = None
 
@@ -204,7 +160,7 @@ class App(Generic[S]):
 
     @property
     def serves_http(self) -> bool:
-        return self._http is not None or bool(self._http_module or self._declares_http)
+        return self._http is not None or bool(self.http_module or self._declares_http)
 
     @property
     def _declares_http(self) -> bool:
@@ -212,8 +168,8 @@ class App(Generic[S]):
 
     def load_http(self) -> FastAPI | None:
         """The endpoints, their module imported, what is exposed behind them; None when the app has none."""
-        if self._http_module:
-            importlib.import_module(self._http_module)
+        if self.http_module:
+            importlib.import_module(self.http_module)
         if self._declares_http:
             from headwater.http.application import serve_declared
 
@@ -458,7 +414,7 @@ class App(Generic[S]):
             self.qualify(target.name, "target")
             declared[full] = target
             self.implied[full] = queue_spec(full, target.options)
-            self.handlers[full] = target.handler(self, full)
+            self.handlers[full] = msgspec.structs.replace(target.handler(self, full), place=declared_at())
         return full
 
     @overload
@@ -544,7 +500,7 @@ class App(Generic[S]):
         return full
 
     def _consume_queue(self, feed: Feed[Any], options: HandlerOptions) -> str:
-        allowed = {"name", "concurrency", "timeout", "run_in", "scale"}
+        allowed = {"name", "concurrency", "timeout", "run_in", "scale", "uses"}
         if extra := sorted(set(options) - allowed):
             raise DeclarationError(
                 f"{extra[0]}= belongs to the queue's own declaration",

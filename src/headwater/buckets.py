@@ -34,6 +34,7 @@ from headwater.events import Event, Key, Removed
 from headwater.late import Late
 from headwater.object_listing import BINARY, Listing, ObjectInfo, ObjectPage
 from headwater.pages import read_cursor, write_cursor
+from headwater.permits import Guarded, guard
 from headwater.sources import Source
 from headwater.tables import MAX_PAGE, ChangeSource, Table, named_versions
 from headwater.unit import Write
@@ -80,13 +81,15 @@ class ObjectReader(AsyncIterator[bytes]):
         return await anext(self._chunks)
 
 
-class Bucket:
+class Bucket(Guarded):
     """Declared by `app.bucket`. Every call is a commit of its own, or part of the current unit of work.
 
     `created` emits every put, with the new object as its data; `deleted` every deletion and expiry, with the old
     one. Both are ordered by key. Keys are 1 to 1,024 bytes of Unicode text and nothing but data: "..", "/" and
     NUL have no meaning. All calls raise `InvalidValue` for a bad key or value.
     """
+
+    kind = "bucket"
 
     def __init__(self, app: App[Any], name: str, *, max_size: int, versions: bool, expire_ms: int) -> None:
         if not 0 < max_size <= MAX_SIZE:
@@ -139,6 +142,7 @@ class Bucket:
         are there. `sha256` (hexadecimal) is what the bytes must have. Raises `ConditionFailed`, `TooLarge` beyond
         `max_size`, `InvalidValue`, and `StoreFull`; then there is no new object.
         """
+        guard(self, "put")
         draft = self.draft(key, content_type, metadata or {}, sha256)
         unit = current.get()
         if unit is not None:
@@ -245,6 +249,7 @@ class Bucket:
 
         With versions the object stays readable as an older version. `version` (a sequencer) removes this older one.
         """
+        guard(self, "delete")
         place = self.table.key(key)
 
         async def work(unit: UnitOfWork) -> ObjectInfo | None:
@@ -299,9 +304,12 @@ class Bucket:
 
     async def head(self, key: str, *, version: str = "") -> ObjectInfo | None:
         """The object without its bytes, or None; with `version` (a sequencer) that version of it."""
+        guard(self, "get")
         info = await self._present(current.get(), self.table.key(key))
         if version and (info is None or info.sequencer != version):
-            return await self._versions_table().get(key, version)
+            older = self._versions_table()
+            record = await older.read_record(older.key(key, version))
+            return None if record is None else older.codec.decode(older.body_of(record))
         return info
 
     async def _present(self, unit: UnitOfWork | None, place: Key) -> ObjectInfo | None:
@@ -313,6 +321,7 @@ class Bucket:
 
     async def get(self, key: str | ObjectInfo, *, version: str = "") -> bytes:
         """The bytes of an object of at most 64 MiB. Raises as `open` does, and `TooLarge`."""
+        guard(self, "get")
         async with self._opened(key, 0, None, version) as body:
             if body.info.size > MAX_GET:
                 raise TooLarge(
@@ -332,6 +341,7 @@ class Bucket:
         object, even if it was overwritten lately; `version` (a sequencer) opens that version. What is
         open stays readable while it is overwritten or deleted. Raises `UnknownResource` when there is no such object.
         """
+        guard(self, "get")
         if start < 0 or (end is not None and end < start):
             raise self._invalid(f"the range {start} to {end} is none")
         return self._opened(key, start, end, version)
@@ -371,7 +381,9 @@ class Bucket:
 
     async def versions(self, key: str, *, limit: int = 100, cursor: str | None = None) -> ObjectPage:
         """The older versions of an object, newest first; the present one is not among them."""
-        page = await self._versions_table().query(key, limit=limit, cursor=cursor, reverse=True)
+        guard(self, "list")
+        older = self._versions_table()
+        page = await older.page_of(older.query_of((key,), limit=limit, cursor=cursor, reverse=True))
         return ObjectPage(page.items, [], page.cursor)
 
     async def list(
@@ -382,6 +394,7 @@ class Bucket:
         With a delimiter, all keys that have it after the prefix are shown as one entry of `prefixes`, up to and with
         it. `limit` counts both and is at most 1,000. `cursor` is opaque and belongs to the same listing.
         """
+        guard(self, "list")
         if not 0 < limit <= MAX_PAGE:
             raise self._invalid(f"limit is {limit}; 1 to {MAX_PAGE} are allowed")
         listing = Listing(self.table, prefix, delimiter, limit)
@@ -415,6 +428,7 @@ class Bucket:
         every key below it. Uploads can be bound to a size at the most, to their SHA-256 (hexadecimal) and to a content
         type; with `once` the first success is the last. The URL begins with the setting `public_url`, or with "/".
         """
+        guard(self, "presign")
         return self.app.binding.presigner.presign(
             self, method, key, expires, size=size, sha256=sha256, content_type=content_type, once=once
         )

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from headwater.aws.settings import Aws
 from headwater.durations import to_ms
 from headwater.errors import DeclarationError, HeadwaterError
 from headwater.http.addresses import EgressRules
 from headwater.http.issuers import Issuer, KeySpec
 from headwater.http.limits import Cors, Limits
-from headwater.mail_settings import Smtp, check_addresses
+from headwater.mail_settings import SesSettings, Smtp, check_addresses
 from headwater.quota import Plan
 from headwater.store_url import is_file_store, shown_store
 from headwater.tuning import Tuning, built_in_alarms
@@ -63,11 +64,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the store; both are made when they are first needed. `webhooks` says where webhooks may go.
     `proxies` are the addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. With
     `tls_cert` and `tls_key` (PEM files) the server speaks TLS. `public_url` is the address by which clients know the
-    server; presigned URLs begin with it. `smtp` is the server that takes mail, `alerts` the addresses that Headwater's
-    own alarms are mailed to. `trace_sample` is the share of traces whose spans are kept, `otlp` the base URL of an
-    OpenTelemetry collector that gets them, too. `workers` is how many worker processes the server runs for each handler
-    with `run_in="process"`. What a `Scale` asks for goes to `scale_command`, a program and its arguments, or to the URL
-    `scale_webhook`, signed with `scale_secret`, instead of to worker processes of the server.
+    server; presigned URLs begin with it. `smtp` is the server that takes mail, or `ses` Amazon SES; `alerts` are the
+    addresses that Headwater's own alarms are mailed to. `trace_sample` is the share of traces whose spans are kept,
+    `otlp` the base URL of an OpenTelemetry collector that gets them, too. `workers` is how many worker processes the
+    server runs for each handler with `run_in="process"`. What a `Scale` asks for goes to `scale_command`, a program and
+    its arguments, or to the URL `scale_webhook`, signed with `scale_secret`, instead of to worker processes of the
+    server. `aws` is for an environment there: `headwater synth aws`.
     """
 
     apps: tuple[str, ...] = ()
@@ -94,6 +96,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_key: str = ""
     public_url: str = ""
     smtp: Smtp | None = None
+    ses: SesSettings | None = None
     alerts: str | tuple[str, ...] = ()
     metrics: str = ""
     console: Console = Console()
@@ -104,6 +107,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale_command: tuple[str, ...] = ()
     scale_webhook: str = ""
     scale_secret: str = ""
+    aws: Aws = Aws()
 
     def __post_init__(self) -> None:
         for name in ("history", "drain"):
@@ -143,6 +147,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             both = bool(getattr(self, one)) == bool(getattr(self, other))
             yield both, f"{one} and {other} go together: give both or none"
         yield not (self.scale_command and self.scale_webhook), "give scale_command or scale_webhook, not both"
+        yield self.smtp is None or self.ses is None, "give smtp or ses, not both"
 
     @property
     def objects_url(self) -> str:
@@ -268,7 +273,18 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in ("store", "host", "port", "history", "history_events", "drain", "trace_sample", "otlp", "workers"):
+    for name in (
+        "store",
+        "host",
+        "port",
+        "history",
+        "history_events",
+        "drain",
+        "trace_sample",
+        "otlp",
+        "workers",
+        "public_url",
+    ):
         if value := variables.get(f"HEADWATER_{name.upper()}"):
             found[name] = absolute_store(value, Path.cwd()) if name == "store" else value
     if shared := variables.get("HEADWATER_OBJECTS_SHARED"):
@@ -279,6 +295,8 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
         found["secret_key_file"] = str(Path.cwd() / key)
     if (address := variables.get("HEADWATER_CONSOLE_ADDRESS")) is not None:
         found["console"] = {"address": address}
+    if sender := variables.get("HEADWATER_MAIL_FROM"):
+        found["ses"] = {"sender": sender}
     if apps := variables.get("HEADWATER_APPS"):
         found["apps"] = [app.strip() for app in apps.split(",")]
     return found

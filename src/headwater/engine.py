@@ -23,7 +23,7 @@ import msgspec
 
 from headwater.catalog import Catalog, RouteSpec
 from headwater.clock import Clock
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, LeaseLost
 from headwater.events import Delivery, Envelope, Key, KeyPart
 from headwater.unit import Commit, Committed, Flip, Redaction
 
@@ -36,13 +36,33 @@ class AlreadyClaimed(HeadwaterError):
         self.result = result
 
 
+class AlreadyDone(LeaseLost):
+    """A message that the commit settles has taken effect before, by another attempt; so it is done."""
+
+
 class Features(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine can do; an app that needs more is refused at start."""
+    """What an engine can do; an app that needs more is refused at start.
+
+    Without `ordered_scans` the rows of a whole table, or of a whole index, come in no order. Without `peeks` nobody
+    sees the messages of a queue but who receives them. Without `keeps_time` the store's time is each process's own
+    clock, without `times_messages` delays, leases and retention go by a clock of the queues' own. Without `sweeps`
+    old events go by themselves. Without `whole_loads` the rows of a flipped load are seen as they get into place.
+    Without `renames_queues` a queue that is declared under another name is a new one.
+    """
 
     engine: str
     max_unit_operations: int
     ordered_groups: bool = True
     single_process: bool = False
+    ordered_scans: bool = True
+    peeks: bool = True
+    keeps_time: bool = True
+    times_messages: bool = True
+    sweeps: bool = True
+    whole_loads: bool = True
+    renames_queues: bool = True
+    erasure: bool = True
+    sql: bool = True
 
 
 class Record(msgspec.Struct, frozen=True):

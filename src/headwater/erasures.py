@@ -24,9 +24,10 @@ import msgspec
 from headwater.audit import AUDIT, REDACTED
 from headwater.codec import decode_json, encode_json
 from headwater.engine import Engine, Forgotten, Query, Record
-from headwater.errors import Conflict, InvalidValue, TooLarge
+from headwater.errors import Conflict, InvalidValue, TooLarge, Unsupported
 from headwater.events import Key, KeyPart
 from headwater.ids import new_id
+from headwater.permits import Guarded, guard
 from headwater.unit import Merge, Origin, Read, Redaction, Write, new_commit
 from headwater.work import UnitOfWork, current
 
@@ -102,6 +103,8 @@ def digest_of(table: str, key: Key, salt: str) -> str:
 async def forget(table: Table[Any], key: Key, also: Sequence[Also]) -> str:
     """Remove the rows and begin the erasure, in the current unit of work or as a commit of its own; its id."""
     engine = table.app.binding.engine
+    if not engine.features.erasure:
+        raise Unsupported("the store's engine cannot forget a key", operation="forget", resource=table.name)
     outer = current.get()
     unit = outer or UnitOfWork(engine)
     unit.check_open()
@@ -133,6 +136,8 @@ async def forget(table: Table[Any], key: Key, also: Sequence[Also]) -> str:
 async def _found(engine: Engine, table: Table[Any], key: Key, also: Sequence[Also]) -> AsyncIterator[tuple[str, Key]]:
     """The rows of other tables that are to be forgotten with a key."""
     for entry in also:
+        if isinstance(forgotten := entry[0] if isinstance(entry, tuple) else entry, Guarded):
+            guard(forgotten, "forget")
         if isinstance(entry, BySubject):
             places = [(other, "") for other in entry.of_subject]
         else:

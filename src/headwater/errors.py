@@ -152,6 +152,14 @@ class UnsupportedMedia(InvalidValue):
     """A content type or content encoding that the endpoint does not read."""
 
 
+class NotGranted(HeadwaterError):
+    """A handler or endpoint called what it has no grant for: its code was not seen to, or `uses` leaves it out."""
+
+
+class Unsupported(HeadwaterError):
+    """What the store's engine does not have (`Features`)."""
+
+
 class UnitClosed(HeadwaterError):
     """A write from code that outlived its unit of work (background task, generator, spawned task)."""
 
@@ -234,6 +242,7 @@ STATUS: dict[type[HeadwaterError], int] = {
     InProgress: 409,
     QueueFull: 429,
     StoreFull: 507,
+    Unsupported: 501,
     StoreError: 503,
     Stopping: 503,
 }

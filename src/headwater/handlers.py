@@ -11,6 +11,7 @@ import msgspec
 from headwater.catalog import QueueSpec
 from headwater.durations import Duration, to_ms
 from headwater.errors import DeclarationError
+from headwater.permits import Grant, Uses, flatten
 from headwater.scaling import Scale
 from headwater.sources import Feed
 
@@ -43,6 +44,7 @@ class HandlerOptions(QueueOptions, total=False):
     timeout: Duration
     run_in: RunIn
     scale: Scale
+    uses: Uses
 
 
 class Register(Protocol[E]):
@@ -54,7 +56,8 @@ class Register(Protocol[E]):
 class HandlerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`batch` 0 means one event at a time; `timeout_s` None means no time-out; `place` is file and line.
 
-    With `in_process` a worker process runs it; `concurrency` is that of each.
+    With `in_process` a worker process runs it; `concurrency` is that of each. `uses` are its grants, None those that
+    its code needs.
     """
 
     name: str
@@ -69,6 +72,7 @@ class HandlerSpec(msgspec.Struct, frozen=True, kw_only=True):
     when: Callable[[Any], bool] | None = None
     place: str = ""
     scale: Scale | None = None
+    uses: tuple[Grant, ...] | None = None
 
 
 def place_of(fn: Callable[..., Any]) -> str:
@@ -110,7 +114,7 @@ def check_handler(fn: Callable[..., Any], batch: int, options: Mapping[str, Any]
 
 
 def placed(fn: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the handler runs, and how many at once; refuses a `run_in` that does not fit it."""
+    """Where the handler runs, how many at once, and what it may do; refuses a `run_in` that does not fit it."""
     is_async = inspect.iscoroutinefunction(fn)
     where = options.get("run_in", "loop" if is_async else "thread")
     if where not in ("loop", "thread", "process") or where == ("thread" if is_async else "loop"):
@@ -122,4 +126,5 @@ def placed(fn: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]
         )
     apart = where == "process"
     concurrency = options.get("concurrency", 1 if apart else DEFAULT_CONCURRENCY)
-    return {"in_thread": not is_async, "in_process": apart, "concurrency": concurrency}
+    uses = flatten(options["uses"]) if "uses" in options else None
+    return {"in_thread": not is_async, "in_process": apart, "concurrency": concurrency, "uses": uses}

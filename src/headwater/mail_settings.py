@@ -77,3 +77,19 @@ class Smtp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"Smtp({self.host!r})"
+
+
+class SesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `ses`: Amazon SES takes the mail, from a verified identity, by the account of the environment."""
+
+    sender: str
+    configuration_set: str = ""
+    timeout: str = "30s"
+
+    def __post_init__(self) -> None:
+        try:
+            check_address(self.sender)
+            if to_ms(self.timeout) < 1:
+                raise ValueError("timeout must be more than 0")
+        except HeadwaterError as error:
+            raise ValueError(error.message) from error

@@ -13,6 +13,7 @@ from headwater.durations import Duration, to_ms
 from headwater.errors import DeclarationError, HeadwaterError, InvalidValue
 from headwater.events import Event
 from headwater.metrics import Metric, queue_metric
+from headwater.permits import Guarded, guard
 from headwater.sources import Feed, Pattern, Source, Target
 from headwater.webhooks import Secret, Subscribed
 from headwater.work import UnitOfWork, current
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Topic(Target, Source[Event[T]], Generic[T]):
+class Topic(Target, Source[Event[T]], Guarded, Generic[T]):
     """Declared by `app.topic`: what is published reaches every queue that is routed from it."""
+
+    kind = "topic"
 
     def __init__(self, app: App[Any], name: str, model: type[T], *, foreign: bool = False) -> None:
         self.app = app
@@ -44,6 +47,7 @@ class Topic(Target, Source[Event[T]], Generic[T]):
         """
         if self.foreign:
             raise DeclarationError("another app's topic can be consumed only", operation="publish", resource=self.name)
+        guard(self, "publish")
         body = _encode(self, data)
         names = dict(attributes) if attributes else {}
         outer = current.get()
@@ -66,6 +70,7 @@ class Topic(Target, Source[Event[T]], Generic[T]):
         shown this once as the id's `secret`. The same subscription again returns the same id; with another `secret`
         it is signed with that one from now on. Raises `UnknownResource`, `DeclarationError`.
         """
+        guard(self, "subscribe")
         route = self.route(target, match=match, old=None, new=None, group=group, delay=delay)
         binding = self.app.binding
         if "://" in target:
@@ -76,11 +81,14 @@ class Topic(Target, Source[Event[T]], Generic[T]):
 
     async def unsubscribe(self, id: str) -> bool:
         """End a subscription; False when there is none of this id."""
+        guard(self, "subscribe")
         return await self.app.binding.webhooks.unsubscribe(id)
 
 
-class Queue(Target, Feed[Event[T]], Generic[T]):
+class Queue(Target, Feed[Event[T]], Guarded, Generic[T]):
     """Declared by `app.queue`: waits durably for its one handler, which `app.on(queue)` declares."""
+
+    kind = "queue"
 
     def __init__(self, app: App[Any], spec: QueueSpec, model: type[T]) -> None:
         self.app = app
@@ -119,6 +127,7 @@ class Queue(Target, Feed[Event[T]], Generic[T]):
         within five minutes ("content" stands for a hash of the message). `delay` replaces the queue's. Raises
         `QueueFull` beyond `max_depth`, `InvalidValue`, `TooLarge`.
         """
+        guard(self, "send")
         if self.spec.fifo and group is None:
             raise InvalidValue("a FIFO queue needs group=", operation="send", resource=self.name)
         body = _encode(self, data)

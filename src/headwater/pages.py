@@ -28,9 +28,18 @@ def read_cursor(cursor: str) -> Place:
         return ()
 
 
-def overlay(spec: TableSpec, query: Query, page: RecordPage, own: Mapping[Key, Record | None]) -> RecordPage:
-    """The page as a unit sees it that has written `own` (None: removed)."""
+def overlay(
+    spec: TableSpec, query: Query, page: RecordPage, own: Mapping[Key, Record | None], *, ordered: bool = True
+) -> RecordPage:
+    """The page as a unit sees it that has written `own` (None: removed).
+
+    Where rows come in no order, the unit's own stand on the first page, beyond its limit.
+    """
     rows = [record for record in page.records if record.key not in own]
+    if not ordered:
+        first = own.values() if query.after is None else ()
+        mine = [x for x in first if x and (place := _place(spec, query, x)) and _covers(query, place, None)]
+        return RecordPage([*mine, *rows], page.next)
     placed = [(place, record) for record in rows if (place := _place(spec, query, record))]
     for record in own.values():
         if record and (place := _place(spec, query, record)) and _covers(query, place, page.next):

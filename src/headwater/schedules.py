@@ -18,6 +18,7 @@ from headwater.durations import Duration, to_ms
 from headwater.errors import DeclarationError
 from headwater.events import Event
 from headwater.late import Late, resolve
+from headwater.permits import Guarded, guard
 from headwater.sources import Source
 from headwater.work import UnitOfWork, current
 
@@ -102,8 +103,10 @@ class ScheduleRow(msgspec.Struct, kw_only=True):
     alarmed: bool = False
 
 
-class Schedule(Source[Event[Tick]]):
+class Schedule(Source[Event[Tick]], Guarded):
     """Declared by `app.schedule`: emits a `Tick` once for each time that it names, while a server runs."""
+
+    kind = "schedule"
 
     def __init__(self, app: App[Any], name: str, when: str | timedelta | Late[Any], options: ScheduleOptions) -> None:
         self.app = app
@@ -142,6 +145,7 @@ class Schedule(Source[Event[Tick]]):
         It is routed like every tick, also while the schedule is paused, and changes nothing about the next ones.
         `dedup` as in `Topic.publish`. Raises `InvalidValue`, `TooLarge`.
         """
+        guard(self, "run")
         engine = self.app.binding.engine
         tick = Tick(
             schedule=self.name,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from headwater.errors import DeclarationError
 from headwater.late import Late, resolve
 from headwater.operations.pace import Pace
+from headwater.permits import Guarded, guard
 
 if TYPE_CHECKING:
     import httpx
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 10.0
 
 
-class Service:
+class Service(Guarded):
     """Declared by `app.service`; without a base URL it is the app of that name, wherever it is served.
 
     Requests made in a unit of work carry its trace, so that what they lead to hangs on the same tree. They happen
     at once and are not undone when the unit is: hand `event.idempotency_key` to services that take one.
     """
+
+    kind = "service"
 
     def __init__(self, app: App[Any], name: str, base_url: str | Late[str] | None) -> None:
         self.app = app
@@ -33,6 +36,7 @@ class Service:
     @property
     def client(self) -> httpx.AsyncClient:
         """One client for the time that the app runs; its base URL is the service's."""
+        guard(self, "call")
         if self._client is None:
             self._client = self._connect()
         return self._client

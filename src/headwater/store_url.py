@@ -15,7 +15,7 @@ def shown_store(url: str) -> str:
 
     Passwords have all kinds of characters, also where they should be written with `%`.
     """
-    if is_file_store(url):
+    if is_file_store(url) or url.startswith("aws:"):
         return url
     scheme, separator, rest = url.partition("://")
     if not separator:

@@ -5,7 +5,8 @@ webhooks subscribed at run time, `headwater/schedules` how far schedules have go
 place of objects as this store's, `headwater/loads` the summaries of bulk loads, `headwater/metrics` the roll-ups of
 metrics, `headwater/spans` the spans of traces, `headwater/alarm-states` the states of alarms, `headwater/scalings` the
 decisions on numbers of workers, `headwater/terms` which process does what only one is to do at a time,
-`headwater/audit` who did what through the admin operations (`headwater.audit`). The topic `headwater/alarms` tells what
+`headwater/audit` who did what through the admin operations (`headwater.audit`), `headwater/drops` up to where
+notices of S3 were followed. The topic `headwater/alarms` tells what
 a person should know; the queue `headwater/expansions` has a message for each load whose changes are to become events.
 The table `headwater/erasures` and the queue `headwater/forgettings` have the keys that are being forgotten
 (`headwater.erasures`). What mail keeps is told in `headwater.mail`. Reads and writes here are never part of a unit of
@@ -50,6 +51,7 @@ METRICS_KEPT = SCALINGS_KEPT = "14d"
 SPANS_KEPT = "7d"
 AUDIT_DAYS = 30
 TERMS_KEPT = "1d"
+DROPS_KEPT = "30d"
 TRIES = 1_000_000
 """How often an expansion is tried: its table waits for it, so it is never given up. Nor is the end of a digest."""
 SENDS = 120
@@ -104,6 +106,14 @@ class Term(msgspec.Struct, kw_only=True):
     until_ms: int
 
 
+class Drop(msgspec.Struct, kw_only=True):
+    """A row of `headwater/drops`: the sequencer of the last change of a key in S3 that the bucket has followed."""
+
+    bucket: str
+    key: str
+    sequencer: str
+
+
 class System:
     """The app's resources, and the few ways in which the server uses them."""
 
@@ -135,6 +145,7 @@ class System:
             AUDIT.removeprefix(f"{NAME}/"), Audited, key=("day", "id"), images="none", ttl=f"{AUDIT_DAYS}d"
         )
         self.terms = self.app.table("terms", Term, key=("work", "part"), images="none", ttl=TERMS_KEPT)
+        self.drops = self.app.table("drops", Drop, key=("bucket", "key"), images="none", ttl=DROPS_KEPT)
         self.loads = self.app.table(
             LOADS.removeprefix(f"{NAME}/"),
             LoadSummary,

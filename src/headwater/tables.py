@@ -22,11 +22,12 @@ from headwater.decoding import Decode, Upgrade, event_decoder, upgraded
 from headwater.durations import Duration, to_ms
 from headwater.engine import Missing, Query, Record, RecordPage
 from headwater.erasures import Also, Erasure, erasures, forget
-from headwater.errors import ConditionFailed, DeclarationError, InvalidValue, TooLarge
+from headwater.errors import ConditionFailed, DeclarationError, InvalidValue, TooLarge, Unsupported
 from headwater.events import Change, Delivery, Inserted, Key, KeyPart, Modified, Removed
 from headwater.loads import Documents, LoadOptions, LoadSummary, load, summaries
 from headwater.pages import overlay, read_cursor, write_cursor
 from headwater.patterns import compile_pattern, explain
+from headwater.permits import Guarded, guard
 from headwater.sources import Pattern, Source
 from headwater.unit import MAX_DOCUMENT, Merge, Write
 from headwater.work import UnitOfWork, alone, current
@@ -74,13 +75,14 @@ class ChangeSource(Source[E], Generic[E]):
         self.table.check_images(patterns)
 
 
-class Table(Source[Change[T]], Generic[T]):
+class Table(Source[Change[T]], Guarded, Generic[T]):
     """Declared by `app.table`. Every call is a commit of its own, or part of the current unit of work.
 
     Reads see committed rows and the unit's own writes; rows past their time to live are absent. All calls raise
     `InvalidValue` for a bad key or value and `DeclarationError` when the app is not running.
     """
 
+    kind = "table"
     ordered_by = "$subject"
 
     def __init__(self, app: App[Any], spec: TableSpec, model: type[T], upgrade: Upgrade) -> None:
@@ -212,11 +214,13 @@ class Table(Source[Change[T]], Generic[T]):
 
     async def get(self, *key: KeyPart, validate: bool = True) -> T | None:
         """The row, or None. In a unit that writes, a stale read re-runs it, unless `validate` is False."""
+        guard(self, "get")
         found = await self._read(self.key(*key), validate=validate)
         return None if found is None else self._decode(found)
 
     async def read(self, *key: KeyPart) -> Stored[T] | None:
         """The row with its version, or None."""
+        guard(self, "get")
         found = await self._read(self.key(*key))
         return None if found is None else Stored(self._decode(found), found.version)
 
@@ -254,6 +258,7 @@ class Table(Source[Change[T]], Generic[T]):
         that there is none, `where` is a pattern on the present row. Raises `ConditionFailed`. A row equal to the
         present one gets a new version and makes no change event.
         """
+        guard(self, "put")
         body, key = self.encode(value), self.key_of(value)
         if if_version is None and not if_absent and where is None:
             outer = current.get()
@@ -305,6 +310,7 @@ class Table(Source[Change[T]], Generic[T]):
         adds to numbers (absent: 0), `append` adds items to lists (absent: empty), `unset` removes fields.
         Raises `ConditionFailed` when `where` or `if_version` is false.
         """
+        guard(self, "update")
         checked = self.key(*key)
         merge = self._merge(set or {}, add or {}, append or {}, tuple(unset))
         merge.set.update(zip((self.spec.partition, self.spec.sort), checked[: len(key)], strict=False))
@@ -355,6 +361,7 @@ class Table(Source[Change[T]], Generic[T]):
 
     async def delete(self, *key: KeyPart, if_version: str | None = None, where: Pattern | None = None) -> None:
         """Remove the row; removing an absent one does nothing. Raises `ConditionFailed`."""
+        guard(self, "delete")
         checked = self.key(*key)
 
         async def work(unit: UnitOfWork) -> None:
@@ -379,14 +386,23 @@ class Table(Source[Change[T]], Generic[T]):
 
         `prefix` is nothing (all rows), the partition, or the partition and a prefix of a string sort key; with
         `index` the partition and prefix are the index's. `between` bounds the next part, both ends included.
-        `limit` is at most 1,000. `cursor` is opaque and belongs to the same query. A unit sees its own writes.
+        `limit` is at most 1,000. `cursor` is opaque and belongs to the same query. A unit sees its own writes. On AWS
+        rows of several partitions come in no order.
         """
-        query = self._query(prefix, index=index, between=between, limit=limit, cursor=cursor, reverse=reverse)
+        guard(self, "query")
+        query = self.query_of(prefix, index=index, between=between, limit=limit, cursor=cursor, reverse=reverse)
+        return await self.page_of(query)
+
+    async def page_of(self, query: Query) -> Page[T]:
+        """A page of rows, for those of Headwater's own that have checked the call."""
         page = await self.query_records(query)
         return Page([self._decode(record) for record in page.records], write_cursor(page.next))
 
     async def query_records(self, query: Query) -> RecordPage:
         """A page of rows as they are stored; see `read_record`."""
+        if query.reverse and not self._is_ordered(query):
+            message = "the rows of a whole table have no order in this store"
+            raise Unsupported(message, operation="query", resource=self.name, hint="name a partition")
         page = await self.app.binding.engine.query(query)
         unit = current.get()
         if unit is not None:
@@ -394,16 +410,17 @@ class Table(Source[Change[T]], Generic[T]):
             page = await self._overlaid(unit, query, page)
         return page
 
-    def _query(
+    def query_of(
         self,
         prefix: tuple[KeyPart, ...],
         *,
-        index: str,
-        between: tuple[KeyPart, KeyPart] | None,
+        index: str = "",
+        between: tuple[KeyPart, KeyPart] | None = None,
         limit: int,
         cursor: str | None,
-        reverse: bool,
+        reverse: bool = False,
     ) -> Query:
+        """What `query` asks the store for. Raises `InvalidValue`."""
         if not 0 < limit <= MAX_PAGE:
             raise self._invalid(f"limit is {limit}; 1 to {MAX_PAGE} are allowed")
         if len(prefix) > 2 or (len(prefix) == 2 and not isinstance(prefix[1], str)):
@@ -435,7 +452,10 @@ class Table(Source[Change[T]], Generic[T]):
             key: self._with_schema(unit, key, await unit.read(self.name, key, validate=False))
             for key in unit.own_writes(self.name)
         }
-        return overlay(self.spec, query, page, own) if own else page
+        return overlay(self.spec, query, page, own, ordered=self._is_ordered(query)) if own else page
+
+    def _is_ordered(self, query: Query) -> bool:
+        return query.partition is not None or self.app.binding.engine.features.ordered_scans
 
     # Datasets
 
@@ -463,6 +483,7 @@ class Table(Source[Change[T]], Generic[T]):
         not read again if nobody has changed its rows. Raises `InvalidValue` for a wrong row, for a key that comes
         twice, and for one that belongs to another scope.
         """
+        guard(self, "load")
         options = LoadOptions(
             scope=scope,
             missing=missing,
@@ -475,6 +496,7 @@ class Table(Source[Change[T]], Generic[T]):
 
     async def loads(self, scope: str | None = None, *, limit: int = 20) -> list[LoadSummary]:
         """The summaries of this table's loads, of one scope or of all, newest first."""
+        guard(self, "loads")
         return await summaries(self, scope, limit)
 
     # Forgetting
@@ -490,10 +512,12 @@ class Table(Source[Change[T]], Generic[T]):
         that the key lacks), tracked operations of the same subject, and (table, index) for the rows of that partition.
         The key can be used again at once. `headwater forget show` tells how far it is.
         """
+        guard(self, "forget")
         return await forget(self, self.key(*key), also)
 
     async def erasures(self, *, limit: int = 20) -> list[Erasure]:
         """The erasures of this table's keys, newest first."""
+        guard(self, "erasures")
         return await erasures(self.app.binding.engine, self.name, limit)
 
     async def replay(self, queue: Queue[Any]) -> int:
@@ -501,10 +525,13 @@ class Table(Source[Change[T]], Generic[T]):
 
         Rows written meanwhile may come twice: by the replay and as their change. Not part of a unit of work.
         """
+        guard(self, "replay")
+        guard(queue, "send")
         return await self.app.binding.engine.replay(self.name, queue.name)
 
     async def history(self, *key: KeyPart, limit: int = 100) -> list[Change[T]]:
         """The changes of a row that the history still holds, newest first."""
+        guard(self, "history")
         decode = self.decoder()
         envelopes = await self.app.binding.engine.history(self.name, self.key(*key), limit)
         return [decode(Delivery(queue="", position=0, fence=0, receives=0, event=envelope)) for envelope in envelopes]

@@ -41,7 +41,7 @@ from headwater.objects import make_blobs
 from headwater.quota import Plan
 from headwater.runtime.mail import MailRules, Post
 from headwater.runtime.passing import Passing
-from headwater.runtime.rules import smtp_server
+from headwater.runtime.posting import smtp_server
 from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.webhooks import WebhookRules
 from headwater.unit import Redrive, new_commit

@@ -1,4 +1,4 @@
-"""Real processes for the acceptance tests: the CLI, and a server started by it."""
+"""Real processes for the acceptance tests: the CLI, and a server started by it; warm ones, see `warm`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
-HEADWATER = (sys.executable, "-m", "headwater.cli")
-PATIENCE_S = 20.0
+from headwater.config import admin_socket
+from tests.patience import PATIENCE_S
+from tests.warm import Warm, run_warm
+
+MODULE = "headwater.cli"
+HEADWATER = (sys.executable, "-m", MODULE)
+COLD = ("PYTHON", "LANG", "LC_", "TZ", "LD_")
+"""Environment of the interpreter itself: a process that is given some starts cold."""
+Process = subprocess.Popen[bytes] | Warm
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -26,10 +33,10 @@ def clean_environment(**more: str) -> dict[str, str]:
 class Ended:
     """How a command ended."""
 
-    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
         self.code = done.returncode
-        self.out = done.stdout
-        self.err = done.stderr
+        self.out = done.stdout.decode()
+        self.err = done.stderr.decode()
 
     @property
     def json(self) -> Any:
@@ -47,19 +54,31 @@ class Ended:
         return self
 
 
+def run_cli(
+    folder: Path, *arguments: str, stdin: bytes = b"", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run one command in a folder; its output as bytes."""
+    variables = clean_environment(**environment)
+    if _is_cold(environment):
+        command = [*HEADWATER, *arguments]
+        return subprocess.run(
+            command, cwd=folder, env=variables, input=stdin, capture_output=True, timeout=PATIENCE_S, check=False
+        )
+    return run_warm(MODULE, *arguments, folder=folder, environment=variables, stdin=stdin, timeout=PATIENCE_S)
+
+
 def cli(folder: Path, *arguments: str, stdin: str = "", **environment: str) -> Ended:
     """Run one command in a folder."""
-    done = subprocess.run(
-        [*HEADWATER, *arguments],
-        cwd=folder,
-        env=clean_environment(**environment),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    return Ended(done)
+    return Ended(run_cli(folder, *arguments, stdin=stdin.encode(), **environment))
+
+
+def _is_cold(environment: dict[str, str]) -> bool:
+    return any(name.startswith(COLD) for name in environment)
+
+
+def socket_of(folder: Path) -> Path:
+    """The admin API of its store; when the folder's name is long, elsewhere."""
+    return admin_socket(f"sqlite:{folder / '.headwater'}")
 
 
 def make_shop(folder: Path) -> Path:
@@ -91,9 +110,10 @@ class Running:
         self.folder = folder
         self.log = folder / f"stderr-{time.monotonic_ns()}"
         with self.log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=clean_environment(**environment), stderr=stderr, process_group=0
-            )
+            self.process = self._start(command, clean_environment(**environment), stderr)
+
+    def _start(self, command: tuple[str, ...], environment: dict[str, str], stderr: IO[bytes]) -> Process:
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stderr=stderr, process_group=0)
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +133,7 @@ class Running:
         while len(found := re.findall(pattern, self.stderr)) < count:
             assert time.monotonic() < end, f"no {pattern!r} in:\n{self.stderr}"
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.stderr}"
-            time.sleep(0.02)
+            time.sleep(0.01)
         return [str(match) for match in found]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -125,7 +145,16 @@ class Serving(Running):
     """A `headwater run` process."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self._cold = _is_cold(environment)
         super().__init__(folder, *HEADWATER, "run", *arguments, **environment)
+
+    def _start(self, command: tuple[str, ...], environment: dict[str, str], stderr: IO[bytes]) -> Process:
+        if self._cold:
+            return super()._start(command, environment, stderr)
+        arguments = command[len(HEADWATER) :]
+        with open(os.devnull, "rb") as nothing, open(1, "wb", closefd=False) as stdout:
+            streams = (nothing, stdout, stderr)
+            return Warm(MODULE, *arguments, folder=self.folder, environment=environment, streams=streams, group=True)
 
     @property
     def url(self) -> str:

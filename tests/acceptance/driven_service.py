@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +14,12 @@ from typing import Any
 import httpx
 
 from headwater.config import admin_socket
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 20.0
 PAUSE_S = 0.05
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 async def until_answered(client: httpx.AsyncClient, path: str) -> None:
@@ -102,7 +98,7 @@ class DrivenService:
         """The rows of a statement, read by the running service."""
         path = str(admin_socket(f"sqlite:{self.folder / '.headwater'}"))
         transport = httpx.AsyncHTTPTransport(uds=path)
-        async with httpx.AsyncClient(transport=transport, base_url="http://admin/v1", timeout=30) as admin:
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin/v1", timeout=PATIENCE_S) as admin:
             answer = await admin.post("/sql", json={"statement": statement, "limit": 100_000, "seconds": 20})
             rows: list[list[Any]] = answer.raise_for_status().json()["rows"]
             return rows

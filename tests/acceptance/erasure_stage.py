@@ -12,7 +12,9 @@ from typing import Any
 
 import httpx
 
-from tests.acceptance.driven_service import ROOT, DrivenService, free_port, until_answered
+from tests.acceptance.driven_service import ROOT, DrivenService, until_answered
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 from tests.runtime.mail_server import MailServer
 
 TOKEN = "token-of-the-vendor"
@@ -62,7 +64,7 @@ class VendorProcess:
         arguments = {"port": self.url.rpartition(":")[2], "token": TOKEN, "work": str(work_s), "seed": str(seed)}
         options = [part for name, value in arguments.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen([sys.executable, "-m", "apps.erasure.vendor", *options], cwd=ROOT)
-        self.http = httpx.AsyncClient(base_url=self.url, timeout=10)
+        self.http = httpx.AsyncClient(base_url=self.url, timeout=PATIENCE_S)
 
     async def __aenter__(self) -> VendorProcess:
         try:

@@ -26,6 +26,7 @@ import msgspec
 
 from tests.acceptance.driven_service import PAUSE_S, until_answered
 from tests.acceptance.gallery_stage import BROKEN, Gallery, Striker, make_image, read_sheet
+from tests.patience import PATIENCE_S
 
 USERS, TEN = 8, 10
 ALBUMS_AT_ONCE, UPLOADS_AT_ONCE = 8, 4
@@ -111,7 +112,9 @@ class Drive:
     async def _client(self, user: str) -> AsyncIterator[httpx.AsyncClient]:
         token = await self.gallery.command("token", user, "--role", "images.read", "--role", "images.write")
         headers = {"Authorization": f"Bearer {token.strip()}"}
-        async with httpx.AsyncClient(base_url=f"{self.gallery.url}/gallery", headers=headers, timeout=20) as client:
+        async with httpx.AsyncClient(
+            base_url=f"{self.gallery.url}/gallery", headers=headers, timeout=PATIENCE_S
+        ) as client:
             yield client
 
     # Uploads

@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.cli_processes import HEADWATER, PATIENCE_S, Serving, clean_environment, cli, make_depot
+from tests.acceptance.cli_processes import HEADWATER, Serving, clean_environment, cli, make_depot, run_cli
+from tests.patience import PATIENCE_S
 
 MIB = 1024 * 1024
 
@@ -58,9 +59,9 @@ def test_a_file_goes_in_and_comes_out(depot: Path) -> None:
 
 def test_streams_go_through_standard_input_and_output(depot: Path) -> None:
     content = os.urandom(3 * MIB + 17)
-    put = run(depot, "bucket", "put", "depot/files", "-", "streamed", stdin=content)
+    put = run_cli(depot, "bucket", "put", "depot/files", "-", "streamed", stdin=content)
     assert put.returncode == 0, put.stderr
-    got = run(depot, "bucket", "get", "depot/files", "streamed", "-")
+    got = run_cli(depot, "bucket", "get", "depot/files", "streamed", "-")
     assert got.returncode == 0, got.stderr
     assert got.stdout == content
     cli(depot, "bucket", "put", "depot/files", "-").failed(2)
@@ -68,23 +69,23 @@ def test_streams_go_through_standard_input_and_output(depot: Path) -> None:
 
 def test_older_versions_are_listed_and_read(depot: Path) -> None:
     for content in (b"first", b"second"):
-        assert run(depot, "bucket", "put", "depot/kept", "-", "a", stdin=content).returncode == 0
+        assert run_cli(depot, "bucket", "put", "depot/kept", "-", "a", stdin=content).returncode == 0
     listed = cli(depot, "bucket", "ls", "depot/kept", "--versions", "a", "--json").ok().json
     (old,) = [item["version"] for item in listed["items"]]
     assert old in cli(depot, "bucket", "ls", "depot/kept", "--versions", "a").ok().out
-    got = run(depot, "bucket", "get", "depot/kept", "a", "-", "--version", old)
+    got = run_cli(depot, "bucket", "get", "depot/kept", "a", "-", "--version", old)
     assert got.stdout == b"first"
-    assert run(depot, "bucket", "get", "depot/kept", "a", "-").stdout == b"second"
+    assert run_cli(depot, "bucket", "get", "depot/kept", "a", "-").stdout == b"second"
     cli(depot, "bucket", "get", "depot/kept", "a", "-", "--version", "0" * 16).failed(4)
     cli(depot, "bucket", "ls", "depot/kept", "a", "--versions", "a").failed(2)
     cli(depot, "bucket", "ls", "depot/files", "--versions", "a").failed(1)
 
 
 def test_the_bucket_s_limit_holds(depot: Path) -> None:
-    refused = run(depot, "bucket", "put", "depot/small", "-", "a", stdin=bytes(1001))
+    refused = run_cli(depot, "bucket", "put", "depot/small", "-", "a", stdin=bytes(1001))
     assert refused.returncode == 1
     assert b"1000" in refused.stderr
-    assert run(depot, "bucket", "put", "depot/small", "-", "a", stdin=bytes(1000)).returncode == 0
+    assert run_cli(depot, "bucket", "put", "depot/small", "-", "a", stdin=bytes(1000)).returncode == 0
 
 
 def test_a_bucket_s_rows_are_reached_through_the_bucket_only(depot: Path) -> None:
@@ -96,27 +97,20 @@ def test_another_store_s_objects_are_refused_without_a_server_too(tmp_path: Path
     for folder in (one, two):
         with Serving(folder) as server:
             assert server.url
-            assert run(folder, "bucket", "put", "depot/files", "-", "a", stdin=folder.name.encode()).returncode == 0
+            assert run_cli(folder, "bucket", "put", "depot/files", "-", "a", stdin=folder.name.encode()).returncode == 0
     environment = {**clean_environment(), "HEADWATER_OBJECTS": str(two / ".headwater" / "objects")}
     for arguments in (("get", "depot/files", "a", "-"), ("put", "depot/files", "depot.py")):
         refused = subprocess.run(
-            [*HEADWATER, "bucket", *arguments], cwd=one, env=environment, capture_output=True, timeout=60, check=False
+            [*HEADWATER, "bucket", *arguments],
+            cwd=one,
+            env=environment,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
         assert refused.returncode == 1
         assert b"another store" in refused.stderr
-    assert run(one, "bucket", "get", "depot/files", "a", "-").stdout == b"one"
-
-
-def run(folder: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*HEADWATER, *arguments],
-        cwd=folder,
-        env=clean_environment(),
-        input=stdin,
-        capture_output=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    assert run_cli(one, "bucket", "get", "depot/files", "a", "-").stdout == b"one"
 
 
 def test_conditions_and_checksums(depot: Path) -> None:
@@ -134,7 +128,7 @@ def test_keys_are_data(depot: Path) -> None:
     (depot / "content").write_bytes(b"x")
     for key in ("../x", "%2F", "\x1b[31mred a\u0301"):
         cli(depot, "bucket", "put", "depot/files", "content", "--", key).ok()
-        assert run(depot, "bucket", "get", "depot/files", "--", key, "-").stdout == b"x"
+        assert run_cli(depot, "bucket", "get", "depot/files", "--", key, "-").stdout == b"x"
         assert [item["key"] for item in cli(depot, "bucket", "ls", "depot/files", "--json").ok().json["items"]] == [key]
         assert "\x1b" not in cli(depot, "bucket", "ls", "depot/files").ok().out
         assert "\x1b" not in cli(depot, "bucket", "rm", "depot/files", "--", key).ok().out
@@ -203,7 +197,7 @@ def test_presigned_urls_of_a_running_server(tmp_path: Path) -> None:
         assert "not exposed" in cli(folder, "bucket", "presign", "depot/hidden", "GET", "a").failed(1).err
         cli(folder, "bucket", "presign", "depot/files", "DELETE", "a").failed(1)
         cli(folder, "bucket", "presign", "depot/files", "GET", "a", "--expires", "30d").failed(1)
-        too_large = run(folder, "bucket", "put", "depot/small", "-", "k", stdin=b"x" * 1001)
+        too_large = run_cli(folder, "bucket", "put", "depot/small", "-", "k", stdin=b"x" * 1001)
         assert too_large.returncode == 1
         assert b"1000 bytes" in too_large.stderr
         (folder / "large").write_bytes(b"x" * 5 * MIB)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cli_processes import HEADWATER, PATIENCE_S, Serving, clean_environment, cli, make_shop
+from tests.acceptance.cli_processes import HEADWATER, Serving, clean_environment, cli, make_shop, socket_of
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_reads_and_writes_without_a_store_make_none(tmp_path: Path) -> None:
 
 def test_a_store_owned_by_a_process_without_a_socket_is_read_but_not_written(shop: tuple[Path, Serving]) -> None:
     folder, server = shop
-    socket = folder / ".headwater" / "admin.sock"
+    socket = socket_of(folder)
     hidden = socket.rename(folder / ".headwater" / "hidden")
     try:
         assert cli(folder, "status", "--json").ok().json["server"] is None
@@ -146,8 +149,9 @@ def test_a_server_that_dies_before_it_answers_leaves_the_outcome_unknown(tmp_pat
         command = [*HEADWATER, "send", "shop/parked", '{"id": "1", "cents": 1}']
         waiting = subprocess.Popen(command, cwd=folder, env=clean_environment(), stderr=subprocess.PIPE, text=True)
         try:
+            wait_until_connected(waiting.pid)
             with pytest.raises(subprocess.TimeoutExpired):
-                waiting.wait(2)
+                waiting.wait(1)
             server.process.kill()
             _, said = waiting.communicate(timeout=PATIENCE_S)
         finally:
@@ -155,6 +159,17 @@ def test_a_server_that_dies_before_it_answers_leaves_the_outcome_unknown(tmp_pat
             waiting.wait()
     assert waiting.returncode == 3
     assert "not known" in said
+
+
+def wait_until_connected(pid: int) -> None:
+    """Until it has a socket: what it has to say is sent at once."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        with contextlib.suppress(FileNotFoundError):  # it closes one meanwhile
+            if any(str(link.readlink()).startswith("socket:") for link in Path(f"/proc/{pid}/fd").iterdir()):
+                return
+        time.sleep(0.01)
+    raise AssertionError("it does not connect")
 
 
 def test_ctrl_c_ends_with_130(shop: tuple[Path, Serving]) -> None:

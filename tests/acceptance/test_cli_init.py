@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.acceptance.cli_processes import Serving, clean_environment, cli
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_its_test_passes_with_plain_pytest(demo: Path) -> None:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -58,7 +59,12 @@ def test_it_is_linted_and_typed(demo: Path) -> None:
     for tool in (["ruff", "check", "--isolated"], ["mypy", "--strict", "--no-incremental"]):
         files = ["app.py", "test_app.py"]
         done = subprocess.run(
-            [sys.executable, "-m", *tool, *files], cwd=demo, capture_output=True, text=True, timeout=50, check=False
+            [sys.executable, "-m", *tool, *files],
+            cwd=demo,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
         assert done.returncode == 0, done.stdout
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cli_processes import PATIENCE_S, Serving, cli, make_shop
+from tests.acceptance.cli_processes import Serving, cli, make_shop
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.cli_processes import PATIENCE_S, Serving, cli
+from tests.acceptance.cli_processes import Serving, cli
+from tests.patience import PATIENCE_S
 from tests.runtime.mail_server import PASSWORD, USER, MailServer
 
 APP = """

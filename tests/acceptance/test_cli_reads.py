@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.acceptance.cli_processes import Serving, cli, make_shop
+from tests.patience import PATIENCE_S
 
 
 class Fed:
@@ -31,7 +32,7 @@ class Fed:
 
 def feed(folder: Path, url: str) -> str:
     """Three orders of which one fails for good, one message that waits, two lines; the failed one's trace."""
-    with httpx.Client(base_url=f"{url}/shop", timeout=10) as client:
+    with httpx.Client(base_url=f"{url}/shop", timeout=PATIENCE_S) as client:
         for id, cents in (("a", 100), ("b", 250)):
             client.post("/orders", json={"id": id, "cents": cents, "customer": "ada"}).raise_for_status()
         failed = client.post("/orders", json={"id": "bad", "cents": -1}).raise_for_status()
@@ -122,6 +123,47 @@ def test_dlq_ls_and_show(fed: Fed) -> None:
     assert shown == letter
     assert [failure["error"] for failure in shown["failures"]] == ["ValueError: the amount is negative"]
     assert "shop.py" in fed.text("dlq", "show", str(letter["id"]))
+
+
+def test_dlq_groups(fed: Fed) -> None:
+    (group,) = fed.read("dlq", "groups")["groups"]
+    assert (group["queue"], group["count"]) == ("shop/bills", 1)
+    assert fed.read("dlq", "groups", "--search", "nothing has this")["groups"] == []
+    assert "shop/bills" in fed.text("dlq", "groups", "shop/bills")
+
+
+def test_map_and_ps(fed: Fed, request: pytest.FixtureRequest) -> None:
+    """What runs is known while it runs."""
+    serves = "server" in request.node.name
+    handlers = {one["queue"]: one["handler"] for one in fed.read("map")["handlers"]}
+    assert ("shop/bills" in handlers) == serves
+    bills = [line for line in fed.text("map").splitlines() if " shop/bills " in line]
+    assert [line.split()[0] for line in bills] == (["shop/placed"] if serves else [])
+    assert (fed.read("ps")["server"] is not None) == serves
+    assert fed.text("ps").startswith("process" if serves else "processes: none")
+
+
+def test_schema(fed: Fed, request: pytest.FixtureRequest) -> None:
+    answer = fed.read("schema", "shop/orders")
+    serves = "server" in request.node.name
+    assert (answer["kind"], answer["schema"] is not None) == ("table", serves)
+    assert ('"cents"' in fed.text("schema", "shop/orders")) == serves
+
+
+def test_apis(fed: Fed, request: pytest.FixtureRequest) -> None:
+    serves = "server" in request.node.name
+    assert ("POST /shop/orders" in fed.text("apis")) == serves
+    assert any(one["route"] == "/orders" for one in fed.read("apis")["endpoints"]) == serves
+
+
+def test_audit(fed: Fed) -> None:
+    sent = fed.read("audit", "--of", "send")["actions"]
+    assert [(one["operation"], one["outcome"], one["parameters"]["queue"]) for one in sent] == [
+        ("send", "done", "shop/parked")
+    ]
+    assert len(fed.read("audit", "-n", "1")["actions"]) == 1
+    assert "table-put" in fed.text("audit", "--search", "shop/lines")
+    assert fed.read("audit", "--outcome", "failed")["actions"] == []
 
 
 def test_table_get(fed: Fed) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cli_processes import PATIENCE_S, Serving, cli
+from tests.acceptance.cli_processes import Serving, cli
+from tests.patience import PATIENCE_S
 
 APP = """
 from headwater import App, Tick

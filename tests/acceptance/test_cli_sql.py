@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.acceptance.cli_processes import Serving, cli, make_shop
+from tests.patience import PATIENCE_S
 
 TOKEN = "ada-1815-private"
 
@@ -24,7 +25,7 @@ def stored(folder: Path) -> bytes:
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = make_shop(tmp_path_factory.mktemp("sql"))
     with Serving(folder) as server:
-        with httpx.Client(base_url=f"{server.url}/shop", timeout=10) as client:
+        with httpx.Client(base_url=f"{server.url}/shop", timeout=PATIENCE_S) as client:
             for id, cents in (("a", 100), ("b", 250)):
                 client.post("/orders", json={"id": id, "cents": cents, "customer": TOKEN}).raise_for_status()
         if request.param == "store":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.patience import PATIENCE_S
+
 HEAVY = ("apsw", "asyncio", "fastapi", "httpx", "pydantic", "starlette", "structlog", "uvicorn", "watchfiles")
 PROBE = """
 import sys
@@ -19,7 +21,11 @@ finally:
 
 def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(heavy=HEAVY)], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", PROBE.format(heavy=HEAVY)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
     )
     assert "Usage: headwater" in done.stdout
     assert done.stderr == "[]\n"
@@ -27,5 +33,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_each_public_name_is_found() -> None:
     probe = "import headwater; [getattr(headwater, name) for name in headwater.__all__]; print(len(dir(headwater)))"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == 0, done.stderr

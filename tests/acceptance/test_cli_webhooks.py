@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from headwater import verify_webhook
-from tests.acceptance.cli_processes import PATIENCE_S, Serving, cli, make_shop
+from tests.acceptance.cli_processes import Serving, cli, make_shop
+from tests.patience import PATIENCE_S
 
 SECRET = "whsec_Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5"
 PERMISSION = '[default.webhooks]\nallow = ["127.0.0.0/8"]\nhttp = true\n'

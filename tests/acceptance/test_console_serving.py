@@ -13,6 +13,7 @@ import pytest
 
 from tests.acceptance.cli_processes import HEADWATER, Running, Serving, cli, make_depot, make_shop
 from tests.http.certificates import make_certificate
+from tests.patience import PATIENCE_S
 
 PAGE = {"Accept": "text/html"}
 
@@ -81,7 +82,7 @@ def test_over_tls_with_tokens_until_the_server_drains(tmp_path: Path) -> None:
                 assert next(lines) == "event: marks"
                 server.process.send_signal(signal.SIGTERM)
                 list(lines)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_over_a_store_with_and_without_a_server(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_over_a_store_with_and_without_a_server(tmp_path: Path) -> None:
 
 def check(address: str, key: str) -> None:
     """Pages, an object in and out, and who did it."""
-    with httpx.Client(base_url=address, timeout=20) as http:
+    with httpx.Client(base_url=address, timeout=PATIENCE_S) as http:
         page = http.get("/buckets/depot/files")
         assert page.status_code == 200
         token = page.text.partition('<meta name="csrf" content="')[2].partition('"')[0]

@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from headwater.http.keys import digest_of, make_id, make_key
-from tests.acceptance.cli_processes import PATIENCE_S, Serving, clean_environment, cli
+from tests.acceptance.cli_processes import Serving, clean_environment, cli
 from tests.docs.pages import DOCS, blocks
+from tests.patience import PATIENCE_S
 
 NODE = shutil.which("node")
 SETTINGS = '[default]\napps = ["desk"]\nport = 0\ndrain = "5s"\n'
@@ -109,7 +110,7 @@ def test_a_long_poll_is_answered_by_the_message_and_ends_when_the_server_drains(
     ending = threading.Thread(target=server.stop)
     ending.start()
     assert waiting.answer() == (200, {"deliveries": []})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     ending.join(PATIENCE_S)
     assert server.process.returncode == 0
 

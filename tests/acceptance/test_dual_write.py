@@ -12,7 +12,6 @@ import json
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -26,6 +25,8 @@ from apps.catalog.app import app as catalog
 from headwater.engine import TracedEvent
 from headwater.testing import Harness
 from tests.acceptance import naive_service
+from tests.patience import PATIENCE_S
+from tests.warm import Talking
 
 ROOT = Path(__file__).parents[2]
 WRITERS, IDS = 4, 3
@@ -53,7 +54,7 @@ class Clients:
 
     async def write(self, address: str, writer: int) -> None:
         """Replace products one after the other until the service is gone."""
-        async with httpx.AsyncClient(base_url=address, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=address, timeout=PATIENCE_S) as client:
             while True:
                 price = next(self._price)
                 id = f"w{writer}-p{price % IDS}"
@@ -68,37 +69,25 @@ class Clients:
     async def have_written(self, more: int) -> None:
         """Wait until so many more writes are acknowledged."""
         enough = len(self.acknowledged) + more
-        for _ in range(20_000):
-            if len(self.acknowledged) >= enough:
-                return
-            await asyncio.sleep(0.001)
-        raise TimeoutError("the service does not answer")
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.acknowledged) < enough:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
 
     async def write_all(self, address: str, writers: int = WRITERS) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*(self.write(address, writer) for writer in range(writers)))
 
 
 @contextmanager
 def service(folder: Path, point: str = "", passes: int = 1, app: str = "apps.catalog.app") -> Iterator[tuple[str, str]]:
     """(address, name under which the app is served) of a service; afterwards it must have been killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.acceptance.crashing_service", app, str(folder), point, str(passes)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip(), str(process.pid)
-        said = process.stdout.read()
-        assert process.wait(10) == -signal.SIGKILL
-        assert said == (f"dies {point}\n" if point else "")
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with Talking("tests.acceptance.crashing_service", app, str(folder), point, str(passes)) as process:
+        try:
+            yield process.stdout.readline().strip(), str(process.pid)
+            assert process.read() == (f"dies {point}\n" if point else "")
+            assert process.returncode == -signal.SIGKILL
+        finally:
+            process.kill()
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from headwater.tracing import span_of
 from tests.acceptance.cli_processes import Serving, cli, make_noisy
+from tests.patience import PATIENCE_S
 
 GOOD, BAD, BROKEN = (f"0af7651916cd43dd8448eb211c80319{n}" for n in "abc")
 CALLER = "b7ad6b7169203331"
@@ -32,7 +33,7 @@ class Noise:
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Noise]:
     folder = make_noisy(tmp_path_factory.mktemp("noise"))
     with Serving(folder, HEADWATER_LOG="json", HEADWATER_TRACE_SAMPLE="0") as server:
-        with httpx.Client(base_url=f"{server.url}/noisy", timeout=10) as client:
+        with httpx.Client(base_url=f"{server.url}/noisy", timeout=PATIENCE_S) as client:
             for trace, id in ((GOOD, "good"), (BAD, "bad")):
                 client.post(f"/jobs/{id}", headers={"traceparent": f"00-{trace}-{CALLER}-01"}).raise_for_status()
             broken = client.get("/broken/secret-id", headers={"traceparent": f"00-{BROKEN}-{CALLER}-00"})

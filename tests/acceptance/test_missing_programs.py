@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cli_processes import PATIENCE_S, clean_environment
+from tests.acceptance.cli_processes import clean_environment
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 NEEDY = {

@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.cli_processes import PATIENCE_S, Serving, cli, make_shop
+from tests.acceptance.cli_processes import Serving, cli, make_shop
 from tests.http.test_limits_front import certificate
+from tests.patience import PATIENCE_S
 
 __all__ = ["certificate"]
 
@@ -62,7 +63,7 @@ class Background(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        self.answer = httpx.post(self.url, json={"id": self.id, "cents": 1}, timeout=30)
+        self.answer = httpx.post(self.url, json={"id": self.id, "cents": 1}, timeout=PATIENCE_S)
 
 
 def test_a_full_server_sheds_and_stays_healthy_and_loses_nothing(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_a_full_server_sheds_and_stays_healthy_and_loses_nothing(tmp_path: Path)
 def test_a_request_beyond_its_deadline_is_504_without_effect_here(tmp_path: Path) -> None:
     folder = configured(tmp_path / "late", "[default.limits]", 'request_timeout = "500ms"')
     with Serving(folder) as server:
-        answer = httpx.post(f"{server.url}/shop/orders?nap=60", json={"id": "late", "cents": 1}, timeout=20)
+        answer = httpx.post(f"{server.url}/shop/orders?nap=60", json={"id": "late", "cents": 1}, timeout=PATIENCE_S)
         assert answer.status_code == 504
         assert answer.json()["error"] == "RequestExpired"
         assert httpx.post(f"{server.url}/shop/orders", json={"id": "soon", "cents": 1}).status_code == 202

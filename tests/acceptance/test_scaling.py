@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.cli_processes import PATIENCE_S, Serving, cli
+from tests.acceptance.cli_processes import Serving, cli
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 APP = """
 import os
@@ -33,12 +34,6 @@ def grind(event: Event[dict]) -> None:
     wait(flour.put({"id": event.id, "begun": begun, "process": os.getpid()}))
 """
 QUEUE = "mill/grain"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Mill:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.cli_processes import Serving, cli, make_shop
+from tests.acceptance.cli_processes import Serving, cli, make_shop, socket_of
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +62,13 @@ def test_the_start_is_told_in_one_block_on_standard_error(server: Serving) -> No
 
 
 def test_the_admin_socket_is_only_for_this_user(server: Serving) -> None:
-    path = server.folder / ".headwater" / "admin.sock"
+    path = socket_of(server.folder)
     assert path.is_socket()
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def admin(server: Serving) -> httpx.Client:
-    transport = httpx.HTTPTransport(uds=str(server.folder / ".headwater" / "admin.sock"))
+    transport = httpx.HTTPTransport(uds=str(socket_of(server.folder)))
     return httpx.Client(transport=transport, base_url="http://admin")
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 SMALL_APP = """
 from headwater import App
@@ -61,11 +64,6 @@ def small_project(folder: Path, *, wanted: str = "pong", port: int = 0) -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
@@ -89,6 +87,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"it ended before it printed {text!r}: {''.join(lines)}")
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
 def test_the_tour_of_the_apps_comes_true(tmp_path: Path, request: pytest.FixtureRequest, engine: str) -> None:
     place = ["--database", request.getfixturevalue("postgres")] if engine == "postgres" else []
@@ -97,7 +96,7 @@ def test_the_tour_of_the_apps_comes_true(tmp_path: Path, request: pytest.Fixture
         cwd=project(tmp_path),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=8 * PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -109,7 +108,7 @@ def test_the_tour_of_the_apps_comes_true(tmp_path: Path, request: pytest.Fixture
     assert "GET /reporting/audit: its totals are those of the report" in done.stdout
     assert re.search(r"GET /intake/data/\S+ as ann: 200, as bob: 404\n", done.stdout)
     assert "stored for ann, under the id that it was accepted with\n" in done.stdout
-    assert re.search(r"30 POSTs at once as max: 2\d accepted and stored, \d+ answered 429\n", done.stdout)
+    assert re.search(r"100 POSTs at once as max: \d\d accepted and stored, \d+ answered 429\n", done.stdout)
     assert "headwater tail directory/departments: Garden modified, Kitchen modified\n" in done.stdout
     assert "put once more: unchanged" in done.stdout
     assert "headwater dlq ls directory/load-staff: one letter, after one receive" in done.stdout
@@ -128,7 +127,9 @@ def test_the_tour_of_the_apps_comes_true(tmp_path: Path, request: pytest.Fixture
 def test_a_step_that_does_not_come_true_is_named_and_ends_the_tour(tmp_path: Path) -> None:
     folder = small_project(tmp_path, wanted="ping")
     for arguments in (["tour", "--once"], ["tour"]):
-        done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=25, check=False)
+        done = subprocess.run(
+            command(*arguments), cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
         assert done.returncode == 1
         assert "the step 'the app answers' did not come true: it says pong" in done.stderr
 
@@ -144,10 +145,10 @@ def test_the_tour_serves_on_the_next_free_port_until_it_is_interrupted(tmp_path:
             assert httpx.get(f"{address}/small/ping").json() == "pong"
             assert httpx.get(console).status_code == 200
             second = subprocess.run(
-                command("tour"), cwd=folder, capture_output=True, text=True, timeout=25, check=False
+                command("tour"), cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False
             )
             assert second.returncode == 1
             assert "another tour is running" in second.stderr
             assert httpx.get(f"{address}/small/ping").json() == "pong"
             process.send_signal(signal.SIGINT)
-            assert process.wait(15) == 0
+            assert process.wait(PATIENCE_S) == 0

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 PROJECT = Path(__file__).parents[2]
 BASE = [getattr(sys, "_base_executable", sys.executable), "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
@@ -35,7 +37,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.parent
 
 
-@pytest.mark.timeout(400)
 def test_a_scaffolded_app_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     run(installed / "headwater", "init", "demo", cwd=tmp_path)
     demo = tmp_path / "demo"
@@ -43,11 +44,11 @@ def test_a_scaffolded_app_runs_from_the_wheel(installed: Path, tmp_path: Path) -
     server = subprocess.Popen([installed / "headwater", "run"], cwd=demo, env=environment, stderr=subprocess.PIPE)
     try:
         address = address_of(installed, demo)
-        with urllib.request.urlopen(f"{address}/", timeout=10) as answer:
+        with urllib.request.urlopen(f"{address}/", timeout=PATIENCE_S) as answer:
             assert json.load(answer)["apps"]
     finally:
         server.send_signal(signal.SIGTERM)
-        _, errors = server.communicate(timeout=30)
+        _, errors = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 0, errors.decode()
 
 

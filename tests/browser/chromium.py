@@ -144,6 +144,12 @@ class Chromium:
             typed = text if kind == "keyDown" else ""
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, text=typed)
 
+    def requests(self) -> list[str]:
+        """The URLs that were asked for."""
+        return [
+            event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"
+        ]
+
     def complaints(self) -> list[str]:
         """Uncaught exceptions, and what the browser logged by itself but for answers of 400 and above."""
         thrown = [

@@ -29,8 +29,9 @@ VENDOR = {
     "ERASURE_VENDOR_URL": "http://127.0.0.1:9",
     "ERASURE_VENDOR_TOKEN": "nobody-answers-there",
     "ERASURE_TECHNICAL_CONTACT": "tech@example.org",
+    "DIRECTORY_CONTACT": "staff@example.org",
 }
-"""Settings of the app that needs some."""
+"""Settings of the apps that need some, or mail somebody."""
 
 
 class ConsoleHouse:

@@ -26,6 +26,7 @@ def serve_applications(folder: Path) -> Iterator[ConsoleHouse]:
         use_applications(house)
         wait_for(lambda: house.ask("dead-letters")["dead_letters"])
         wait_for(lambda: house.ask("alarms")["alarms"])
+        wait_for(lambda: house.ask("mails")["mails"])
         yield house
 
 
@@ -67,6 +68,9 @@ def use_applications(house: ConsoleHouse) -> None:
     house.put_object("gallery/uploads", "ann/summer/1.png", png(), "image/png")
     house.put_object("directory/drops", "notes/read me.txt", b"These are notes.\n", "text/plain")
     house.put_object("directory/drops", "notes/table.csv", b"a,b\n1,2\n", "text/csv")
+    for name in ("staff", "staff-cut-off"):  # the second is refused, and somebody is mailed
+        rows = (ROOT / f"apps/directory/samples/{name}.csv").read_bytes()
+        house.put_object("directory/drops", f"staff/{name}.csv", rows, "text/csv")
     house.ask("schedule-run", schedule="erasure/poll")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
@@ -58,6 +59,7 @@ def test_no_attack_runs(page: Chromium, lively: ConsoleHouse, pages: dict[str, l
         assert page.evaluate("location.href") == lively.console + address
         assert "1337" not in page.evaluate("document.body.innerText").replace("7 * 191", ""), address
         assert page.complaints() == [], address
+        assert [one for one in page.requests() if not one.startswith((lively.console, "data:", "blob:"))] == [], address
 
 
 def test_the_attacks_are_on_the_pages(lively: ConsoleHouse, pages: dict[str, list[str]]) -> None:
@@ -83,6 +85,37 @@ def test_the_attacks_are_on_the_pages(lively: ConsoleHouse, pages: dict[str, lis
     assert UNTOLD not in whole
     assert "(hidden)" in whole
     assert [text for text in ATTACKS if text in whole and "<" in text] == []
+
+
+class _Actions(HTMLParser):
+    """Operations of forms, by whether what sends them tells the command that does the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+        self.untold: set[str] = set()
+        self._form: dict[str, str | None] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "form":
+            self._form = dict(attrs)
+        elif tag == "button" and self._form.get("class") == "action":
+            (self.told if dict(attrs).get("data-cli") else self.untold).add(self._form["action"] or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "form":
+            self._form = {}
+
+
+def test_every_button_tells_its_command(lively: ConsoleHouse, pages: dict[str, list[str]]) -> None:
+    actions = _Actions()
+    with httpx.Client(base_url=lively.console, timeout=20) as http:
+        for address in (address for addresses in pages.values() for address in addresses):
+            text = http.get(address).text
+            actions.feed(text)
+            assert 'class="command"' in text or 'action="/actions/' not in text, address
+    assert actions.untold == set()
+    assert {one.removeprefix("/actions/") for one in actions.told} >= {"pause", "purge", "schedule-run", "key-revoke"}
 
 
 @pytest.mark.parametrize("view", [(1280, "light"), (390, "dark")], ids=["wide light", "narrow dark"])

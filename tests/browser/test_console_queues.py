@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from headwater.console.drawing import draw
+from headwater.console.topology import Answers, live_figures, make_topology
 from tests.browser.chromium import NAMES, Chromium
 from tests.browser.console_house import ConsoleHouse, show
 
@@ -63,7 +65,7 @@ def depth_of(house: ConsoleHouse, queue: str) -> int:
 
 
 def node(name: str) -> str:
-    return f"document.querySelector('.map a[href=\"/queues/{name}\"].queue')"
+    return f"document.querySelector('.map .wide a[href=\"/queues/{name}\"].queue')"
 
 
 def test_the_map_shows_how_a_queue_fills_without_reloading(house: ConsoleHouse, page: Chromium, paused: None) -> None:
@@ -75,14 +77,16 @@ def test_the_map_shows_how_a_queue_fills_without_reloading(house: ConsoleHouse, 
         send(house, f"reading {n}")
     page.until(f"{node(INCOMING)}.textContent.includes('30 waiting')")
     assert page.evaluate(f"{node(INCOMING)}.querySelector('.filled').getBBox().width") > 0
-    page.until("[...document.querySelectorAll('.map .rate')].some(rate => rate.textContent.endsWith('/s'))")
-    assert page.evaluate("document.querySelectorAll('.map .current.flow').length") > 0
+    page.until("[...document.querySelectorAll('.map .wide .rate')].some(rate => rate.textContent.endsWith('/s'))")
+    assert page.evaluate("document.querySelectorAll('.map .wide .current.flow').length") > 0
     assert page.evaluate("window.same"), "the page was not loaded again"
 
 
 def test_the_map_leads_to_what_it_shows(house: ConsoleHouse, page: Chromium) -> None:
     page.open(f"{house.console}/?app=catalog")
-    names: list[str] = page.evaluate("[...document.querySelectorAll('.map .queue')].map(a => a.getAttribute('href'))")
+    names: list[str] = page.evaluate(
+        "[...document.querySelectorAll('.map .wide .queue')].map(a => a.getAttribute('href'))"
+    )
     assert "/queues/catalog/announce" in names
     assert "/queues/reporting/reports" in names, "a neighbour"
     assert f"/queues/{INCOMING}" not in names
@@ -91,6 +95,21 @@ def test_the_map_leads_to_what_it_shows(house: ConsoleHouse, page: Chromium) -> 
     )
     page.until("location.pathname === '/queues/catalog/announce' && document.readyState === 'complete'")
     assert text_of(page, "h1").startswith("catalog/announce")
+
+
+def test_the_applications_fit_on_the_map(house: ConsoleHouse, page: Chromium) -> None:
+    """At 1280 px and on a phone nothing is to be scrolled sideways, and no edges cross."""
+    page.open(f"{house.console}/")
+    for width in (1280, 390):
+        show(page, width, "light")
+        assert page.evaluate("document.querySelector('.map').scrollWidth <= document.querySelector('.map').clientWidth")
+        shown = (
+            "[...document.querySelectorAll('.map svg')].filter((svg) => svg.clientWidth).map((svg) => svg.classList[0])"
+        )
+        assert page.evaluate(shown) == ["wide" if width > 1000 else "narrow"]
+    resources, seen = house.ask("resources"), house.ask("topology")
+    figures = {queue["name"]: live_figures(queue) for queue in resources["queues"]}
+    assert draw(make_topology(Answers(resources, seen, figures))).crossings == 0
 
 
 def test_choosing_an_app_and_a_minute_is_in_the_address(house: ConsoleHouse, page: Chromium) -> None:
@@ -107,7 +126,7 @@ def test_choosing_an_app_and_a_minute_is_in_the_address(house: ConsoleHouse, pag
         " app.dispatchEvent(new Event('change', {bubbles: true})); })()"
     )
     page.until("location.search.includes('app=intake') && document.readyState === 'complete'")
-    assert page.evaluate("document.querySelectorAll('.map .queue').length") == 1
+    assert page.evaluate("document.querySelectorAll('.map .wide .queue').length") == 1
     page.evaluate("[...document.querySelectorAll('a')].find(a => a.textContent === 'Back to now').click()")
     page.until("location.search === '?app=intake' && document.readyState === 'complete'")
 
@@ -125,9 +144,24 @@ def test_a_dead_letter_colours_its_queue(house: ConsoleHouse, page: Chromium) ->
 # Queues
 
 
+def test_a_row_is_a_card_on_a_phone(house: ConsoleHouse, page: Chromium) -> None:
+    """Every cell is in sight, beside the heading of its column."""
+    show(page, 390, "light")
+    page.open(f"{house.console}/queues")
+    page.until("document.querySelector('.cards td.number') !== null")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.cards td')].every((one) => one.getBoundingClientRect().right <= 390)"
+    )
+    waiting = "document.querySelector('.cards td.number')"
+    assert page.evaluate(f"getComputedStyle({waiting}, '::before').content") == '"Waiting"'
+    page.evaluate("import('/static/live.js').then((live) => live.refresh())")
+    assert page.evaluate(f"getComputedStyle({waiting}, '::before').content") == '"Waiting"'
+
+
 def test_pausing_resuming_and_purging_a_queue(house: ConsoleHouse, page: Chromium) -> None:
     page.open(f"{house.console}/queues/{INCOMING}")
     press_button(page, "Pause")
+    page.until(f"document.getElementById('toasts').innerText.includes('headwater queue pause {INCOMING}')")
     page.until("document.querySelector('h1').textContent.includes('paused')")
     for n in range(3):
         send(house, f"reading {n}")
@@ -135,6 +169,7 @@ def test_pausing_resuming_and_purging_a_queue(house: ConsoleHouse, page: Chromiu
     press_button(page, "Purge")
     page.until("document.getElementById('confirm').open")
     assert "3 at present" in text_of(page, "#confirm-text")
+    assert text_of(page, "#confirm-cli") == f"headwater queue purge {INCOMING}"
     page.evaluate("document.querySelector('#confirm [value=no]').click()")
     assert depth_of(house, INCOMING) == 3
     press_button(page, "Purge")

@@ -71,3 +71,15 @@ def test_the_pages_fit(house: ConsoleHouse, page: Chromium, trace: str, width: i
         page.open(house.console + path)
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
+def test_what_the_server_did_by_itself_has_no_test(house: ConsoleHouse, page: Chromium) -> None:
+    house.ask("key-create", name="untested")
+    own = next(one["trace"] for one in house.ask("traces")["traces"] if one["source"] == "headwater/keys")
+    page.open(f"{house.console}/traces/{own}")
+    assert page.evaluate("document.querySelector('[data-copy-test]')") is None
+    assert "which no test does again" in page.evaluate("document.querySelector('main').innerText")
+    page.open(f"{house.console}/traces/{own}/test")
+    assert "There is no test of it: the trace began with the server's own work" in page.evaluate(
+        "document.querySelector('main').innerText"
+    )

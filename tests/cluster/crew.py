@@ -18,8 +18,8 @@ from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.terms import TERM_S
 from headwater.runtime.webhooks import WebhookRules
 from headwater.testing import VirtualClock
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 STEP_S = 1.0
 TAKEN_OVER_S = TERM_S * 4 / 3 + STEP_S
 """After this time the work of a dead server goes on at another one."""

@@ -16,7 +16,8 @@ import pytest
 from headwater.cli.exits import FAILED, NOT_FOUND, STORE_FAILED
 from headwater.engines.postgres.migrations import steps
 from headwater.runtime.worker import EXIT_REFUSED
-from tests.acceptance.cli_processes import HEADWATER, PATIENCE_S, Ended, Running, Serving, cli
+from tests.acceptance.cli_processes import HEADWATER, Ended, Running, Serving, cli
+from tests.patience import PATIENCE_S
 from tests.postgres.server import run_sql
 
 APP = Path(__file__).with_name("crew_app.py")

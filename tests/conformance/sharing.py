@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headwater.catalog import Catalog
 from headwater.clock import Clock
-from headwater.engine import DeadLetter, Engine, TracedEvent, Waiting
+from headwater.engine import DeadLetter, Engine, Features, TracedEvent, Waiting
 from headwater.engines import make_engine, share_engine
 from headwater.engines.remote.engine import RemoteEngine
 from headwater.errors import HeadwaterError
@@ -25,6 +25,10 @@ class SharedEngine(RemoteEngine):
         super().__init__(self._folder / "s", clock=owned.clock)
         self.owned = owned
         self.owner = share_engine(owned, report=lambda _: None)
+
+    @property
+    def features(self) -> Features:
+        return self.owned.features
 
     async def open(self) -> None:
         await self.owned.open()

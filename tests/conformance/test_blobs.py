@@ -16,6 +16,7 @@ from headwater.blobs import CHUNK, BlobStore, blob_id
 from headwater.errors import DeclarationError, HeadwaterError, InvalidValue, StoreError, TooLarge, UnknownResource
 from headwater.objects import make_blobs
 from tests.conformance.s3_service import bucket_of, make_s3_place, s3_service
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 STORES = os.environ.get("HEADWATER_TEST_BLOBS", "local,s3").split(",")
@@ -139,7 +140,7 @@ async def test_a_cancelled_write_leaves_nothing(blobs: BlobStore) -> None:
         await asyncio.Event().wait()
 
     writing = asyncio.create_task(blobs.write(blob_id(1), slow(), limit=LARGE))
-    await asyncio.wait_for(waits.wait(), 10)
+    await asyncio.wait_for(waits.wait(), PATIENCE_S)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing

@@ -61,6 +61,7 @@ async def test_a_changed_key_is_refused(store: Store) -> None:
     assert (await store.engine.catalog()).queues == {}
 
 
+@pytest.mark.feature("renames_queues", "a renamed queue is another one in SQS, and keeps its messages")
 async def test_a_renamed_queue_keeps_its_messages(store: Store) -> None:
     await store.open(JOBS)
     await store.send("shop/jobs", 1, 2)
@@ -112,7 +113,7 @@ async def test_reopening_keeps_everything(store: Store) -> None:
     async def everything() -> list[object]:
         engine = store.engine
         stats = [(x.queue, x.depth, x.dead) for x in await engine.stats()]
-        waiting = [await engine.peek(queue, 10) for queue in ("shop/jobs", "shop/more")]
+        waiting = [await store.waiting(queue) for queue in ("shop/jobs", "shop/more")]
         records = [await engine.query(Query(table="shop/rows", index=index)) for index in ("", "kind")]
         letters, events = await engine.dead_letters(), await engine.events(0)
         return [stats, waiting, records, letters, events, await engine.catalog(), await engine.claimed("s", "c")]
@@ -152,7 +153,8 @@ async def test_a_read_only_store_answers_and_writes_nothing(store: Store, make: 
         record = await reader.read("shop/rows", ("a", 1))
         assert record is not None
         assert [(x.queue, x.depth) for x in await reader.stats()] == [("shop/jobs", 2)]
-        assert [data(waiting) for waiting in await reader.peek("shop/jobs", 10)] == [1, 2]
+        if reader.features.peeks:
+            assert [data(waiting) for waiting in await reader.peek("shop/jobs", 10)] == [1, 2]
         with pytest.raises(StoreError):
             await reader.commit(new_commit())
         with pytest.raises(StoreError):

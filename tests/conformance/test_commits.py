@@ -211,5 +211,12 @@ async def test_the_time_of_the_store_never_steps_back(shop: Store) -> None:
     shop.clock.wall -= 3_600_000
     assert await shop.engine.now_ms() == before
     assert (await shop.commit()).time_ms == before
+
+
+@pytest.mark.feature("keeps_time", "each process goes by its own clock, which Amazon's time service keeps right")
+async def test_the_time_of_the_store_outlives_the_process(shop: Store) -> None:
+    await shop.put("shop/rows", "a", {"id": "a"})
+    before = await shop.engine.now_ms()
+    shop.clock.wall -= 3_600_000
     await shop.reopen()
     assert await shop.engine.now_ms() == before

@@ -47,6 +47,7 @@ async def test_listing_by_queue_and_in_pages(shop: Store) -> None:
     assert await shop.engine.dead_letters(after=letters[0].id, limit=5) == letters[1:]
 
 
+@pytest.mark.feature("times_messages", "SQS goes by its own clock")
 async def test_a_redriven_message_joins_the_tail_marked(shop: Store) -> None:
     (event,) = await shop.send("shop/fifo", "first", group="g")
     (delivery,) = await shop.take("shop/fifo")
@@ -119,6 +120,7 @@ async def test_a_redriven_message_can_die_again(shop: Store) -> None:
     assert await shop.drain("shop/jobs") == [1]
 
 
+@pytest.mark.feature("renames_queues", "a renamed queue is another one in SQS, and keeps its dead letters")
 async def test_redriving_after_a_rename(shop: Store) -> None:
     await shop.send("shop/jobs", 1)
     await shop.bury((await shop.take("shop/jobs"))[0])
@@ -129,6 +131,7 @@ async def test_redriving_after_a_rename(shop: Store) -> None:
     assert await shop.drain("shop/work") == [1]
 
 
+@pytest.mark.feature("times_messages", "SQS goes by its own clock")
 async def test_retention_moves_old_messages_to_the_dead_letters(store: Store) -> None:
     jobs = QueueSpec(name="shop/jobs", retention_ms=10_000, visibility_ms=60_000)
     fifo = QueueSpec(name="shop/fifo", retention_ms=10_000, fifo=True)

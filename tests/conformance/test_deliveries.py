@@ -12,6 +12,7 @@ from headwater.errors import LeaseLost, UnknownResource
 from headwater.events import Delivery
 from headwater.unit import Failure, new_commit
 from tests.conformance.workbench import Store, data, emit, settle, write
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 JOBS = QueueSpec(name="shop/jobs", visibility_ms=30_000)
@@ -89,6 +90,7 @@ async def test_fence_only_checks_the_lease(shop: Store) -> None:
         await shop.commit(settles=[settle(delivery, outcome="fence")])
 
 
+@pytest.mark.feature("times_messages", "SQS goes by its own clock")
 @pytest.mark.parametrize("queue", ["shop/jobs", "shop/fifo"])
 async def test_retries_are_ready_at_their_time_and_count(shop: Store, queue: str) -> None:
     await shop.send(queue, "x")
@@ -106,6 +108,7 @@ async def test_retries_are_ready_at_their_time_and_count(shop: Store, queue: str
     assert (await shop.stats(queue)).retried == 3
 
 
+@pytest.mark.feature("times_messages", "SQS goes by its own clock")
 async def test_a_retry_keeps_its_time_and_count_when_reopened(shop: Store) -> None:
     await shop.send("shop/jobs", "x")
     (delivery,) = await shop.take("shop/jobs")
@@ -202,6 +205,7 @@ async def test_releasing_a_lost_lease_does_nothing(shop: Store) -> None:
     await shop.ack(present)
 
 
+@pytest.mark.feature("times_messages", "SQS goes by its own clock")
 @pytest.mark.parametrize("queue", ["shop/jobs", "shop/fifo"])
 async def test_a_receive_cancelled_as_it_wakes_loses_nothing(shop: Store, queue: str) -> None:
     receivers = [asyncio.ensure_future(shop.engine.receive(queue, 1)) for _ in range(4)]
@@ -210,7 +214,7 @@ async def test_a_receive_cancelled_as_it_wakes_loses_nothing(shop: Store, queue:
     emit(commit, queue, "x", queue=queue)
     sending = shop.engine.commit(commit)
     sending.add_done_callback(lambda _: [receiver.cancel() for receiver in receivers[:3]])
-    found = await asyncio.wait_for(receivers[3], 10)
+    found = await asyncio.wait_for(receivers[3], PATIENCE_S)
     assert [data(delivery) for delivery in found] == ["x"]
     assert all(receiver.cancelled() for receiver in receivers[:3])
 
@@ -253,7 +257,7 @@ async def test_several_receivers_share_a_queue(shop: Store) -> None:
     consumers = [asyncio.ensure_future(consume()) for _ in range(5)]
     await shop.barrier()
     await asyncio.gather(*(shop.send("shop/jobs", 2 * n, 2 * n + 1) for n in range(100)))
-    await asyncio.wait(consumers, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(consumers, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
     for consumer in consumers:
         consumer.cancel()
     await asyncio.wait(consumers)
@@ -264,7 +268,7 @@ async def test_every_waiting_receiver_is_woken(shop: Store) -> None:
     receivers = [asyncio.ensure_future(shop.engine.receive("shop/jobs", 1)) for _ in range(3)]
     await shop.barrier()
     await shop.send("shop/jobs", 1, 2, 3)
-    found = await asyncio.wait_for(asyncio.gather(*receivers), 10)
+    found = await asyncio.wait_for(asyncio.gather(*receivers), PATIENCE_S)
     assert sorted(data(delivery) for (delivery,) in found) == [1, 2, 3]
 
 

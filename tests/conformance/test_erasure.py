@@ -17,6 +17,7 @@ from tests.conformance.crash import crash
 from tests.conformance.loading import flip, load, stage
 from tests.conformance.workbench import Store, data, emit, image, key_of, settle, write
 
+pytestmark = pytest.mark.feature("erasure", "streams, queues and backups keep what they have")
 TABLE, CHANGES, NEWS, DESK = "shop/people", "shop/changes", "shop/news", "shop/desk"
 CATALOG = (
     TableSpec(name=TABLE, partition="id", indexes=(IndexSpec("by-name", "name"),)),

@@ -11,6 +11,7 @@ from headwater.catalog import QueueSpec
 from headwater.engine import MANY_GROUPS
 from headwater.unit import new_commit
 from tests.conformance.workbench import Store, data, emit, settle
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 FIFO = QueueSpec(name="shop/fifo", fifo=True, visibility_ms=1_000)
@@ -190,7 +191,7 @@ async def test_more_messages_than_memory_holds(shop: Store) -> None:
 async def _grouped(shop: Store) -> list[str]:
     if not (await shop.stats("shop/fifo")).depth:
         return []
-    deliveries = await asyncio.wait_for(shop.engine.receive("shop/fifo", 200, grouped=True), 10)
+    deliveries = await asyncio.wait_for(shop.engine.receive("shop/fifo", 200, grouped=True), PATIENCE_S)
     await shop.ack(*deliveries)
     return [data(delivery) for delivery in deliveries]
 

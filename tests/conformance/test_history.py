@@ -65,6 +65,7 @@ async def test_events_in_commit_order_and_in_pages(shop: Store) -> None:
     assert await shop.engine.events(-1, 2) == everything[-2:]
 
 
+@pytest.mark.feature("sweeps", "the history has a time to live")
 async def test_sweeping_keeps_young_events_and_those_that_messages_need(shop: Store) -> None:
     await shop.send("shop/jobs", *range(20))
     await shop.ack(*await shop.take("shop/jobs", 10))
@@ -84,6 +85,7 @@ async def test_sweeping_keeps_young_events_and_those_that_messages_need(shop: St
     assert await shop.engine.check() == []
 
 
+@pytest.mark.feature("sweeps", "the history has a time to live")
 async def test_sweeping_passes_what_is_needed(shop: Store) -> None:
     await shop.send("shop/jobs", *range(10))
     await shop.send("shop/more", *range(10))
@@ -98,6 +100,7 @@ async def test_sweeping_passes_what_is_needed(shop: Store) -> None:
     assert await shop.engine.events(0) == []
 
 
+@pytest.mark.feature("sweeps", "the history has a time to live")
 async def test_sweeping_keeps_only_the_newest(shop: Store) -> None:
     await shop.send("shop/jobs", *range(10))
     await shop.send("shop/more", "needed")
@@ -109,6 +112,7 @@ async def test_sweeping_keeps_only_the_newest(shop: Store) -> None:
     assert [traced.messages for traced in await shop.engine.events(0)] == [{"shop/more": "waiting"}]
 
 
+@pytest.mark.feature("sweeps", "the history has a time to live")
 async def test_sweeping_removes_expired_claims_only(shop: Store) -> None:
     await shop.claim("s", "short", 10, b"1")
     await shop.claim("s", "long", 20, b"2")

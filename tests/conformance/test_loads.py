@@ -21,6 +21,7 @@ TABLE, CHANGES = "shop/rows", "shop/changes"
 ROWS = TableSpec(name=TABLE, partition="id", indexes=(IndexSpec("by-kind", "kind", "n"),))
 CATALOG = (ROWS, QueueSpec(name=CHANGES, fifo=True), RouteSpec(source=TABLE, target=CHANGES))
 DAY_MS = 86_400_000
+WHOLE = pytest.mark.feature("whole_loads", "rows are seen as they get into place (tests/aws/test_bulk_loads.py)")
 
 
 def row(n: int, kind: str = "k") -> dict[str, Any]:
@@ -72,6 +73,7 @@ OLD, NEW = dict.fromkeys("abcd", 1), {"a": 1, "b": 2, "d": 1, "e": 5}
 NEWS = [("b", "modified", 1, 2), ("c", "removed", 1, None), ("e", "inserted", None, 5)]
 
 
+@WHOLE
 async def test_a_staged_load_is_seen_by_nobody_until_its_flip_and_then_as_a_whole(opened: Store) -> None:
     await load(opened.engine, TABLE, {name: row(1) for name in "abcd"})
     await changes(opened)
@@ -91,6 +93,7 @@ async def test_a_staged_load_is_seen_by_nobody_until_its_flip_and_then_as_a_whol
     assert await changes(opened) == NEWS
 
 
+@WHOLE
 async def test_every_query_sees_staged_rows_in_their_places(merging: Store) -> None:
     async def look() -> list[Any]:
         found: list[Any] = [
@@ -125,6 +128,7 @@ async def test_every_query_sees_staged_rows_in_their_places(merging: Store) -> N
     assert await look() == expected
 
 
+@WHOLE
 async def test_changes_are_caused_by_the_commit_that_flipped(opened: Store) -> None:
     staging, *_ = await stage(opened.engine, TABLE, {"a": row(1)})
     commit = new_commit("load-1/shop/loads", Caller(subject="ann"), depth=3)
@@ -171,6 +175,7 @@ async def test_rows_that_no_load_brought_stay(opened: Store) -> None:
     assert await seen(opened) == {"mine": 7, "b": 1}
 
 
+@WHOLE
 async def test_a_write_comes_after_what_the_load_changed_for_its_key(merging: Store) -> None:
     await merging.put(TABLE, "b", {"id": "b", **row(8)})
     await merging.merge(TABLE, "e", Merge(add={"n": 10}))
@@ -189,6 +194,7 @@ async def test_a_write_comes_after_what_the_load_changed_for_its_key(merging: St
     assert differences == Differences(inserted=1, modified=2, unchanged=1)
 
 
+@WHOLE
 async def test_reads_before_a_flip_are_stale_after_it(opened: Store) -> None:
     await load(opened.engine, TABLE, {"a": row(1), "b": row(1)})
     versions = {key: (await opened.record(TABLE, key)).version for key in "ab"}
@@ -254,6 +260,7 @@ async def test_two_scopes_that_stage_the_same_key_at_once_do_not_both_get_it(ope
     assert await seen(opened) == {"b": 1}
 
 
+@WHOLE
 async def test_another_scope_waits_for_the_rows_to_be_in_place(opened: Store) -> None:
     one, *_ = await stage(opened.engine, TABLE, {"a": row(1)}, scope="one")
     two, *_ = await stage(opened.engine, TABLE, {"b": row(2)}, scope="two")
@@ -265,6 +272,7 @@ async def test_another_scope_waits_for_the_rows_to_be_in_place(opened: Store) ->
     assert await seen(opened) == {"a": 1, "b": 2}
 
 
+@WHOLE
 async def test_of_two_flips_in_one_batch_one_wins(opened: Store) -> None:
     stagings = [(await stage(opened.engine, TABLE, {"a": row(n), f"only-{n}": row(n)}))[0] for n in (1, 2)]
     outcomes = await asyncio.gather(*(flip(opened.engine, x) for x in stagings), return_exceptions=True)
@@ -274,6 +282,7 @@ async def test_of_two_flips_in_one_batch_one_wins(opened: Store) -> None:
     assert await seen(opened) == {"a": 1, "only-1": 1}
 
 
+@WHOLE
 async def test_a_refused_commit_flips_nothing_and_its_load_can_be_flipped_later(opened: Store) -> None:
     staging, *_ = await stage(opened.engine, TABLE, {"a": row(1)})
     commit = new_commit()
@@ -300,6 +309,7 @@ async def test_a_commit_that_is_refused_for_what_else_it_does_flips_nothing(open
     assert await expand(opened.engine, TABLE) == 0
 
 
+@WHOLE
 async def test_writes_of_the_flipping_commit_and_of_its_batch_come_after_the_load(opened: Store) -> None:
     staging, *_ = await stage(opened.engine, TABLE, {"a": row(1), "b": row(1), "c": row(1)})
     commit = new_commit()
@@ -330,6 +340,7 @@ async def test_rows_that_vanish_are_kept(opened: Store) -> None:
     assert await seen(opened) == {"a": 1}
 
 
+@WHOLE
 async def test_rows_that_vanish_expire_after_a_grace_period(opened: Store) -> None:
     await load(opened.engine, TABLE, {name: row(1) for name in "abcd"})
     await changes(opened)
@@ -361,6 +372,7 @@ async def test_a_grace_period_does_not_lengthen_a_life(store: Store) -> None:
     assert await seen(store) == {}
 
 
+@WHOLE
 async def test_a_row_that_expires_while_it_is_staged_is_gone_at_once(opened: Store) -> None:
     await load(opened.engine, TABLE, {name: row(1) for name in "ab"})
     await changes(opened)
@@ -376,6 +388,7 @@ async def test_a_row_that_expires_while_it_is_staged_is_gone_at_once(opened: Sto
     assert await changes(opened) == [("b", "removed expired", 1, None)]
 
 
+@WHOLE
 async def test_a_load_over_expired_rows_tells_both(store: Store) -> None:
     await store.open(TableSpec(name=TABLE, partition="id", ttl_ms=1_000), *CATALOG[1:])
     await load(store.engine, TABLE, {"a": row(1)})
@@ -406,6 +419,7 @@ async def test_a_load_keeps_rows_of_a_table_with_an_age_limit_alive(store: Store
     assert await changes(store) == [("a", "inserted", None, 1)]
 
 
+@WHOLE
 async def test_expiry_does_not_take_a_row_that_its_load_has_renewed(opened: Store) -> None:
     await load(opened.engine, TABLE, {"a": row(1), "b": row(1)})
     await load(opened.engine, TABLE, {"a": row(1)}, missing="expire", grace_ms=5_000)
@@ -441,6 +455,7 @@ async def test_a_key_that_comes_twice_is_refused_by_name(opened: Store, between:
     staging.close()
 
 
+@WHOLE
 async def test_an_abandoned_load_is_swept_and_can_be_flipped_no_more(opened: Store) -> None:
     staging = await opened.engine.begin_load(TABLE, "")
     await staging.add(documents({f"k{n}": row(n) for n in range(30)}))
@@ -461,6 +476,7 @@ async def test_an_abandoned_load_is_swept_and_can_be_flipped_no_more(opened: Sto
     assert await opened.engine.sweep_loads(100) == 0
 
 
+@WHOLE
 async def test_a_flipped_load_is_never_swept(merging: Store) -> None:
     for number in range(10):
         merging.engine.abandon(number)
@@ -468,6 +484,7 @@ async def test_a_flipped_load_is_never_swept(merging: Store) -> None:
     assert await seen(merging) == NEW
 
 
+@WHOLE
 async def test_a_forgotten_load_is_swept_in_the_end(opened: Store) -> None:
     staging, *_ = await stage(opened.engine, TABLE, {"a": row(1)})
     await opened.advance(3 * 3600)
@@ -476,6 +493,7 @@ async def test_a_forgotten_load_is_swept_in_the_end(opened: Store) -> None:
         await flip(opened.engine, staging)
 
 
+@WHOLE
 async def test_a_load_that_goes_on_for_hours_is_not_swept(opened: Store) -> None:
     staging = await opened.engine.begin_load(TABLE, "")
     for n in range(4):
@@ -488,6 +506,7 @@ async def test_a_load_that_goes_on_for_hours_is_not_swept(opened: Store) -> None
     assert await seen(opened) == {f"k{n}": n for n in range(4)}
 
 
+@WHOLE
 @pytest.mark.parametrize("die", [True, False])
 async def test_a_load_that_was_staged_is_abandoned_with_its_process(opened: Store, die: bool) -> None:
     staging, *_ = await stage(opened.engine, TABLE, {"a": row(1)})
@@ -498,6 +517,7 @@ async def test_a_load_that_was_staged_is_abandoned_with_its_process(opened: Stor
         await flip(opened.engine, staging)
 
 
+@WHOLE
 @pytest.mark.parametrize("die", [True, False])
 async def test_a_flipped_load_stands_through_a_restart(merging: Store, die: bool) -> None:
     await merging.put(TABLE, "b", {"id": "b", **row(8)})
@@ -512,6 +532,7 @@ async def test_a_flipped_load_stands_through_a_restart(merging: Store, die: bool
     assert await merging.engine.check() == []
 
 
+@WHOLE
 async def test_each_change_is_told_once_however_many_expand(opened: Store) -> None:
     rows = {f"k{n:04}": row(n) for n in range(1_000)}
     staging, *_ = await stage(opened.engine, TABLE, rows)
@@ -527,12 +548,14 @@ async def test_each_change_is_told_once_however_many_expand(opened: Store) -> No
     ]
 
 
+@WHOLE
 async def test_replay_gives_the_flipped_rows(merging: Store) -> None:
     await changes(merging)
     assert await merging.engine.replay(TABLE, CHANGES) == 4
     assert {(subject, new) for subject, _, _, new in await changes(merging)} == set(NEW.items())
 
 
+@WHOLE
 async def test_an_index_made_meanwhile_has_the_staged_rows(merging: Store) -> None:
     wider = TableSpec(name=TABLE, partition="id", indexes=(*ROWS.indexes, IndexSpec("by-n", "n")))
     await merging.engine.install(catalog(wider, *CATALOG[1:]))
@@ -541,6 +564,7 @@ async def test_an_index_made_meanwhile_has_the_staged_rows(merging: Store) -> No
     assert await seen(merging, index="by-n") == {"a": 1, "d": 1, "b": 2, "e": 5}
 
 
+@WHOLE
 async def test_a_reader_of_the_files_sees_the_flipped_dataset(merging: Store) -> None:
     await merging.engine.close()
     reader = merging.make(merging.clock, read_only=True)
@@ -549,6 +573,7 @@ async def test_a_reader_of_the_files_sees_the_flipped_dataset(merging: Store) ->
     await reader.close()
 
 
+@WHOLE
 async def test_no_reader_sees_a_mixture_while_datasets_change(opened: Store) -> None:
     names = [f"k{n:03}" for n in range(600)]
     looks = 0

@@ -25,8 +25,9 @@ from headwater.unit import Redaction, new_commit
 from tests.conformance.conftest import postgres_store
 from tests.conformance.loading import stage
 from tests.conformance.test_erasure import CATALOG, CHANGES, MARK, TABLE, redact, request, told
-from tests.conformance.workbench import PATIENCE_S, Store, image, key_of, write
+from tests.conformance.workbench import Store, image, key_of, write
 from tests.faults import forgetful
+from tests.patience import PATIENCE_S
 
 _PAGE = 8192
 _FILES = (

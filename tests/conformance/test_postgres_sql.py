@@ -21,7 +21,8 @@ from headwater.errors import HeadwaterError, TimedOut, Unavailable
 from headwater.unit import new_commit
 from tests.conformance.conftest import sqlite
 from tests.conformance.loading import flip, load, stage
-from tests.conformance.workbench import PATIENCE_S, Store, emit, write
+from tests.conformance.workbench import Store, emit, write
+from tests.patience import PATIENCE_S
 from tests.postgres.server import Server
 
 ROWS = TableSpec(name="shop/rows", partition="id", fields=("id", "n"))
@@ -258,7 +259,7 @@ async def test_closing_ends_a_statement_that_waits_for_the_database(
 ) -> None:
     asking = ask(opened, "SELECT data FROM events", seconds=60)
     await until_waiting(beside, 1)
-    await asyncio.wait_for(opened.engine.close(), 5)
+    await asyncio.wait_for(opened.engine.close(), PATIENCE_S)
     with pytest.raises(HeadwaterError, match="being closed"):
         await asking
     await until_waiting(beside, 0)

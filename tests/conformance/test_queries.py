@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -70,11 +71,31 @@ async def test_pages_of_string_keys_in_byte_order(store: Store, limit: int) -> N
     )
     keys: list[Key] = [*expected]
     await fill(store, "shop/words", keys[::-1])
-    assert await pages(store.engine, limit, table="shop/words") == expected
-    assert await pages(store.engine, limit, table="shop/words", reverse=True) == expected[::-1]
+    assert sorted(await pages(store.engine, limit, table="shop/words")) == sorted(expected)
     mine = [key for key in expected if key[0] == "q"]
     assert await pages(store.engine, limit, table="shop/words", partition="q") == mine
     assert await pages(store.engine, limit, table="shop/words", partition="q", reverse=True) == mine[::-1]
+
+
+SCANS = pytest.mark.feature("ordered_scans", "rows of several partitions come in the order of their hashes")
+
+
+@SCANS
+@pytest.mark.parametrize("limit", [1, 17, 100])
+async def test_pages_of_a_whole_table_of_strings(store: Store, limit: int) -> None:
+    await store.open(WORDS)
+    expected: list[Key] = [(p, word) for p in ("p", "q", "é") for word in sorted(STRINGS, key=str.encode)]
+    await fill(store, "shop/words", expected[::-1])
+    assert await pages(store.engine, limit, table="shop/words") == expected
+    assert await pages(store.engine, limit, table="shop/words", reverse=True) == expected[::-1]
+
+
+@SCANS
+async def test_pages_of_a_whole_index(store: Store) -> None:
+    await store.open(ROWS)
+    await with_documents(store)
+    assert await keys(store, index="rank") == "bdahc"
+    assert await keys(store, index="rank", reverse=True) == "chadb"
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10, 11, 12])
@@ -83,7 +104,7 @@ async def test_pages_of_integer_keys_in_numeric_order(store: Store, limit: int) 
     await fill(store, "shop/numbers", [("p", n) for n in reversed(INTEGERS)])
     expected = [("p", n) for n in INTEGERS]
     assert await pages(store.engine, limit, table="shop/numbers", partition="p") == expected
-    assert await pages(store.engine, limit, table="shop/numbers", reverse=True) == expected[::-1]
+    assert await pages(store.engine, limit, table="shop/numbers", partition="p", reverse=True) == expected[::-1]
 
 
 async def test_composite_keys_are_never_concatenated(store: Store) -> None:
@@ -109,7 +130,7 @@ async def test_prefixes(store: Store) -> None:
 async def test_a_prefix_of_the_partition_without_one(store: Store) -> None:
     await store.open(WORDS)
     await fill(store, "shop/words", [("ab", "x"), ("abc", "y"), ("b", "z")])
-    assert await pages(store.engine, 1, table="shop/words", prefix="ab") == [("ab", "x"), ("abc", "y")]
+    assert sorted(await pages(store.engine, 1, table="shop/words", prefix="ab")) == [("ab", "x"), ("abc", "y")]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -152,7 +173,7 @@ async def check_indexes(store: Store) -> None:
     assert await keys(store, index="rank", partition="x") == "bdah"
     assert await keys(store, index="rank", partition="x", low=1, high=1) == "bd"
     assert await keys(store, index="rank", partition="x", low=2, high=9, reverse=True) == "a"
-    assert await keys(store, index="rank") == "bdahc"
+    assert sorted(await keys(store, index="rank")) == list("abcdh")
     assert await keys(store, index="size", partition=1) == "a"
     assert await keys(store, index="size", partition="1") == "b"
 
@@ -210,10 +231,12 @@ async def test_an_index_that_was_away_is_built_anew(store: Store) -> None:
 
 async def test_backfilling_many_records(store: Store) -> None:
     await store.open(TableSpec(name="shop/rows", partition="id"))
-    commit = new_commit()
-    for n in range(2500):
-        write(commit, "shop/rows", f"{n:04}", {"id": f"{n:04}", "kind": str(n % 2)})
-    await store.engine.commit(commit)
+    most = store.engine.features.max_unit_operations
+    count = min(2500, 4 * most)
+    commits = [new_commit() for _ in range(0, count, most)]
+    for n in range(count):
+        write(commits[n // most], "shop/rows", f"{n:04}", {"id": f"{n:04}", "kind": str(n % 2)})
+    await asyncio.gather(*map(store.engine.commit, commits))
     await store.engine.install(catalog(ROWS))
     found = await pages(store.engine, 700, table="shop/rows", index="kind", partition="1")
-    assert found == [(f"{n:04}", "") for n in range(1, 2500, 2)]
+    assert found == [(f"{n:04}", "") for n in range(1, count, 2)]

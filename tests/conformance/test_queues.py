@@ -6,6 +6,7 @@ import pytest
 
 from headwater.catalog import QueueSpec
 from tests.conformance.workbench import Store, data
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 JOBS, FIFO = QueueSpec(name="shop/jobs", visibility_ms=1_000), QueueSpec(name="shop/fifo", fifo=True)
@@ -28,7 +29,7 @@ async def test_a_paused_queue_hands_out_nothing_until_resumed(shop: Store) -> No
     await shop.ack(leased)
     assert (await shop.stats("shop/jobs")).paused
     await shop.engine.pause("shop/jobs", False)
-    assert [data(delivery) for delivery in await asyncio.wait_for(receiving, 10)] == [1]
+    assert [data(delivery) for delivery in await asyncio.wait_for(receiving, PATIENCE_S)] == [1]
     assert not (await shop.stats("shop/jobs")).paused
 
 
@@ -49,10 +50,11 @@ async def test_resuming_wakes_every_receiver(shop: Store) -> None:
     receivers = [asyncio.ensure_future(shop.engine.receive("shop/jobs", 1)) for _ in range(3)]
     await shop.barrier()
     await shop.engine.pause("shop/jobs", False)
-    found = await asyncio.wait_for(asyncio.gather(*receivers), 10)
+    found = await asyncio.wait_for(asyncio.gather(*receivers), PATIENCE_S)
     assert sorted(data(delivery) for (delivery,) in found) == [1, 2, 3]
 
 
+@pytest.mark.feature("times_messages", "SQS goes by its own clock")
 async def test_purging_removes_all_that_is_not_leased(shop: Store) -> None:
     await shop.send("shop/jobs", *range(1200))
     await shop.send("shop/jobs", "late", delay_ms=5_000)
@@ -82,6 +84,7 @@ async def test_a_cancelled_purge_leaves_a_queue_that_works(shop: Store) -> None:
     assert await shop.counts("shop/fifo") == (0, 0, 0, 0)
 
 
+@pytest.mark.feature("peeks", "SQS shows a message only to who receives it")
 @pytest.mark.parametrize("queue", ["shop/jobs", "shop/fifo"])
 async def test_peek_leases_nothing(shop: Store, queue: str) -> None:
     await shop.send(queue, *"abc", group="g")
@@ -97,6 +100,7 @@ async def test_peek_leases_nothing(shop: Store, queue: str) -> None:
     assert await shop.drain(queue) == list("abc")
 
 
+@pytest.mark.feature("times_messages", "SQS goes by its own clock")
 async def test_stats_are_exact_at_each_step(shop: Store) -> None:
     queue = "shop/jobs"
     assert await shop.counts(queue) == (0, 0, 0, 0)

@@ -289,8 +289,15 @@ async def test_every_character_is_kept(store: Store, odd: str) -> None:
     assert await store.engine.claimed(odd, f"{odd}!") is None
     await store.send("shop/fifo", 1, group=odd, dedup=odd)
     await store.send("shop/fifo", 1, group=odd, dedup=odd)
-    assert [waiting.group for waiting in await store.engine.peek("shop/fifo", 10)] == [odd]
     (delivery,) = await store.take("shop/fifo")
     await store.bury(delivery, odd)
     (letter,) = await store.engine.dead_letters()
     assert (letter.group, letter.reason) == (odd, odd)
+
+
+@pytest.mark.feature("peeks", "SQS shows a message only to who receives it")
+@pytest.mark.parametrize("odd", ["\0", "\1\2"])
+async def test_every_character_of_a_group_is_shown(store: Store, odd: str) -> None:
+    await store.open(QueueSpec(name="shop/fifo", fifo=True))
+    await store.send("shop/fifo", 1, group=odd, dedup=odd)
+    assert [waiting.group for waiting in await store.engine.peek("shop/fifo", 10)] == [odd]

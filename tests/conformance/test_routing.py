@@ -109,6 +109,7 @@ async def test_groups_of_routed_messages(store: Store) -> None:
     assert [delivery.group for delivery in await store.take("shop/by", 3)] == ["x", "7", ""]
 
 
+@pytest.mark.feature("times_messages", "SQS goes by its own clock")
 async def test_delays_of_queue_route_and_send(store: Store) -> None:
     slow = QueueSpec(name="shop/slow", delay_ms=5_000)
     routes = [route(TOPIC, "shop/slow"), route(TOPIC, "shop/jobs", delay_ms=3_000)]

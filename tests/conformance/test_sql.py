@@ -14,7 +14,9 @@ from headwater.engines.postgres.engine import PostgresEngine
 from headwater.errors import HeadwaterError, InvalidValue, StoreDamaged, TimedOut, TooLarge, UnknownResource
 from tests.conformance.loading import expand, flip, load, stage
 from tests.conformance.workbench import Store
+from tests.patience import PATIENCE_S
 
+pytestmark = pytest.mark.feature("sql", "DynamoDB has no SQL over all tables")
 ROWS = TableSpec(name="shop/rows", partition="id", fields=("id", "n", "price", "ok", "tags", "note"), ttl="ends")
 PARTS = TableSpec(name="shop/box-parts", partition="box", sort="place", indexes=(IndexSpec("k", "kind"),))
 KEYS = TableSpec(name="shop/keys", partition="id", fields=("id", "digest"))
@@ -29,7 +31,7 @@ async def opened(store: Store) -> Store:
 
 async def ask(store: Store, statement: str, **options: Any) -> Answer:
     options.setdefault("hidden", HIDDEN)
-    return await asyncio.wait_for(store.engine.ask(Question(statement=statement, **options)), 10)
+    return await asyncio.wait_for(store.engine.ask(Question(statement=statement, **options)), PATIENCE_S)
 
 
 async def rows(store: Store, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
@@ -174,7 +176,7 @@ async def test_closing_ends_a_statement_that_runs(opened: Store) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
     asking = asyncio.ensure_future(ask(opened, endless, seconds=60))
     await asyncio.sleep(0)
-    await asyncio.wait_for(opened.engine.close(), 5)
+    await asyncio.wait_for(opened.engine.close(), PATIENCE_S)
     with pytest.raises(HeadwaterError):
         await asking
 

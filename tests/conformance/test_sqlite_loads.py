@@ -12,7 +12,8 @@ from headwater.engines.sqlite.engine import SqliteEngine
 from headwater.unit import Committed, new_commit
 from tests.conformance.loading import flip, load, stage
 from tests.conformance.test_loads import CATALOG, TABLE, row, seen
-from tests.conformance.workbench import PATIENCE_S, Store, write
+from tests.conformance.workbench import Store, write
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture

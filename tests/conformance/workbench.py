@@ -16,9 +16,7 @@ from headwater.events import Delivery, Envelope, Key
 from headwater.ids import new_id
 from headwater.unit import Claim, Commit, Committed, Emit, Merge, Read, Redrive, Settle, Write, new_commit
 from tests.conformance.clocks import ManualClock
-
-PATIENCE_S = 10.0
-"""How long a test waits for what must come; nothing waits this long unless it fails."""
+from tests.patience import PATIENCE_S
 
 
 class MakeEngine(Protocol):
@@ -199,6 +197,12 @@ class Store:
         """(depth, in flight, delayed, dead letters)"""
         stats = await self.stats(queue)
         return stats.depth, stats.in_flight, stats.delayed, stats.dead
+
+    async def waiting(self, queue: str) -> list[Any] | int:
+        """The messages that wait in a queue, or how many they are where nobody can see them."""
+        if self.engine.features.peeks:
+            return list(await self.engine.peek(queue, 10))
+        return (await self.stats(queue)).depth
 
     async def barrier(self) -> None:
         """All that was started before has passed through the store."""

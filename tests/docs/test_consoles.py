@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import DOCS, ROOT, Block, blocks
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 ID = re.compile(r"\b[0-9a-f]{32}\b")
 VARYING = (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", r"pid \d+", r"\b\d+\.\d+ ?s\b", r"sqlite:/\S+")
@@ -40,13 +41,6 @@ def steps(found: list[Block]) -> Iterator[tuple[str, str]]:
         assert shown[0] == "", f"{block.place}: output without a command"
         for command, interrupt, output in zip(shown[1::3], shown[2::3], shown[3::3], strict=True):
             yield command or interrupt, output
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Terminal:
@@ -89,7 +83,7 @@ class Terminal:
 
     def call(self, command: str, shown: str) -> str:
         """The command's output; a read is repeated until it shows what it is to show, as a handler may still run."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             output = self.execute(command)
             if not command.startswith(READS) or self.matches(output, shown) or time.monotonic() > deadline:
@@ -106,7 +100,7 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=40,
+            timeout=4 * PATIENCE_S,
             check=False,
         )
         assert done.returncode == 0, f"$ {command}\n{done.stdout}"
@@ -118,7 +112,7 @@ class Terminal:
             self.server = subprocess.Popen(
                 command.split(), cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT, text=True
             )
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + PATIENCE_S
         while SERVERS[command] not in (output := self.log.read_text()):
             assert self.server.poll() is None, output
             assert time.monotonic() < deadline, output
@@ -133,7 +127,7 @@ class Terminal:
         server, self.server = self.server, None
         if server is not None:
             server.send_signal(signal.SIGINT)
-            assert server.wait(20) == 0, self.log.read_text()
+            assert server.wait(PATIENCE_S) == 0, self.log.read_text()
 
     def pattern(self, shown: str) -> tuple[re.Pattern[str], list[str]]:
         """What the output must look like, and the page's ids in the order of the pattern's groups."""

@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 
 from tests.docs.pages import DOCS, ROOT
+from tests.patience import PATIENCE_S
 
 PAGE = DOCS / "security.md"
 _ROW = re.compile(r"^\| (.+) \|$", re.MULTILINE)
@@ -45,7 +46,7 @@ def collected() -> frozenset[str]:
     """The tests that pytest finds in the files, with their parameters."""
     files = sorted({file for file, _ in named() if (ROOT / file).exists()})
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     return frozenset(line for line in done.stdout.splitlines() if "::" in line)
 
 

@@ -26,6 +26,7 @@ from headwater.testing import Harness
 from headwater.unit import Commit
 from tests.faults.object_victim import FusedDisk, SharedFuse
 from tests.faults.victim import say
+from tests.patience import PATIENCE_S
 
 KEY = "staff/staff.csv"
 DIED_IN = 3
@@ -138,20 +139,17 @@ async def drop(house: House, number: int, told: Pass) -> None:
     """Put a file and wait until its rows are what readers see."""
     await house.put(number)
     told(f"put {number}")
-    for _ in range(10_000):
-        if await house.loaded() == number:
-            break
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(PATIENCE_S):
+        while await house.loaded() != number:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
     told(f"loaded {number}")
 
 
 async def settled(house: House, number: int) -> None:
     """Wait until every change up to this file has taken effect."""
-    for _ in range(10_000):
-        if len(await _rows(house.told)) == len(told_by(number)):
-            return
-        await asyncio.sleep(0.001)
-    raise TimeoutError(f"the changes of file {number} are not told")
+    async with asyncio.timeout(PATIENCE_S):
+        while len(await _rows(house.told)) != len(told_by(number)):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 # The audit

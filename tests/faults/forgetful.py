@@ -93,7 +93,7 @@ async def victim(folder: Path) -> None:
     engine._scrub = scrubbing  # type: ignore[method-assign,assignment]
     await go_on(engine)
     print("done", flush=True)
-    await asyncio.sleep(60)
+    await asyncio.sleep(600)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.warm import Talking
 
 ROOT = Path(__file__).parents[2]
 
 
-def spawn(*arguments: str) -> subprocess.Popen[str]:
-    """A process that runs `tests.faults.victim`, its standard input and output as pipes."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.victim", *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+class Victim(Talking):
+    """A module of this folder, run as a process."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        super().__init__(f"tests.faults.{module}", *arguments)

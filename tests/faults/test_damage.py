@@ -20,8 +20,9 @@ from headwater.engines.sqlite.engine import SqliteEngine
 from headwater.errors import StoreDamaged, StoreError, StoreLocked, StoreTooNew
 from headwater.events import Envelope
 from headwater.unit import Emit, Settle, new_commit
-from tests.faults.processes import spawn
+from tests.faults.processes import Victim
 from tests.faults.workload import CATALOG, Load, audit, counted, restocked
+from tests.patience import PATIENCE_S
 
 WAL_HEADER, FRAME, FRAME_HEADER = 32, 24 + 4096, 24
 NEEDLE = b"a needle in a haystack"
@@ -304,9 +305,8 @@ def test_a_second_process_is_refused_and_told_who_owns_the_store(tmp_path: Path)
         assert await reader.check() == []
         await reader.close()
 
-    with spawn("hold", str(tmp_path)) as holder:
+    with Victim("victim", "hold", str(tmp_path)) as holder:
         try:
-            assert holder.stdout is not None
             assert holder.stdout.readline() == "owns\n"
             asyncio.run(scenario(holder.pid))
         finally:
@@ -315,13 +315,11 @@ def test_a_second_process_is_refused_and_told_who_owns_the_store(tmp_path: Path)
 
 
 def test_a_forked_child_does_not_keep_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
-    with spawn("fork", str(tmp_path)) as parent:
-        assert parent.stdout is not None
+    with Victim("victim", "fork", str(tmp_path)) as parent:
         assert parent.stdout.readline() == "refused\n", "the child must not use its parent's store"
-        parent.wait(timeout=20)
+        parent.wait(timeout=PATIENCE_S)
         assert parent.returncode == -9
         asyncio.run(open_and_close(tmp_path))
-        assert parent.stdin is not None
         parent.stdin.close()
         assert parent.stdout.readline() == "child ends\n", "the child outlived its parent until now"
 

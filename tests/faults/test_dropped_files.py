@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -28,17 +26,16 @@ from tests.faults.disk_power_loss import STATES, RecordingDisk, image_after
 from tests.faults.dropped_files import DIED_IN, KEY, POINTS, House, Told, audit, departments_of, file_of
 from tests.faults.failing_disk import FailingVFS, small_disk
 from tests.faults.power_loss import Journal, RecordingVFS, images
-from tests.faults.processes import ROOT
+from tests.faults.processes import Victim
+from tests.patience import PATIENCE_S
 
 IMAGES = 16
 
 
 def run_until_killed(folder: Path, point: str) -> list[str]:
     said: list[str] = []
-    deadline = time.monotonic() + 30
-    arguments = [sys.executable, "-m", "tests.faults.dropped_files", str(folder), point, "1"]
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as victim:
-        assert victim.stdout is not None
+    deadline = time.monotonic() + PATIENCE_S
+    with Victim("dropped_files", str(folder), point, "1") as victim:
         try:
             for line in victim.stdout:
                 said.append(line.strip())
@@ -186,11 +183,9 @@ async def test_the_audit_names_what_is_broken(
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    for _ in range(10_000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise TimeoutError
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 async def test_a_load_that_finds_the_disk_full_waits_for_room_and_leaves_nothing(

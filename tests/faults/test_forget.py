@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,17 +11,15 @@ import pytest
 from headwater.engine import Query
 from headwater.erasures import erasure_of
 from tests.faults.forgetful import CHANGES, ID, OTHER, TABLE, TOKEN, go_on, opened
-from tests.faults.processes import ROOT
+from tests.faults.processes import Victim
+from tests.patience import PATIENCE_S
 
 
 def run_until_killed(folder: Path, lines: int) -> list[str]:
     """What the process said before it was killed, after so many lines or when it was done."""
     said: list[str] = []
-    deadline = time.monotonic() + 20
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.forgetful", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
+    deadline = time.monotonic() + PATIENCE_S
+    with Victim("forgetful", str(folder)) as process:
         try:
             for line in process.stdout:
                 said.append(line.strip())

@@ -13,19 +13,19 @@ import pytest
 
 from headwater.clock import SystemClock
 from headwater.engines.sqlite.engine import SqliteEngine
-from tests.faults.processes import spawn
+from tests.faults.processes import Victim
 from tests.faults.victim import POINTS
 from tests.faults.workload import CATALOG, Load, audit, drain
+from tests.patience import PATIENCE_S
 
-ROUNDS = 12
+ROUNDS = 6
 
 
 def run_until_killed(folder: Path, seed: int, commits: int, *point: str) -> list[str]:
     """What the victim said: killed after so many acknowledged commits, or by itself at its point."""
     said: list[str] = []
-    deadline = time.monotonic() + 20
-    with spawn("load", str(folder), str(seed), *point) as victim:
-        assert victim.stdout is not None
+    deadline = time.monotonic() + PATIENCE_S
+    with Victim("victim", "load", str(folder), str(seed), *point) as victim:
         try:
             for line in victim.stdout:
                 said.append(line.strip())

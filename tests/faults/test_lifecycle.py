@@ -19,6 +19,7 @@ from headwater.events import Envelope
 from headwater.unit import Emit, new_commit
 from tests.faults.failing_disk import FailingVFS
 from tests.faults.workload import CATALOG, audit, counted, published
+from tests.patience import PATIENCE_S
 
 Scenario = Callable[[SqliteEngine], Awaitable[None]]
 
@@ -29,7 +30,7 @@ def run(folder: Path, scenario: Scenario, vfs: str | None = None) -> None:
         await engine.open()
         await engine.install(CATALOG)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 await scenario(engine)
         finally:
             await engine.close()

@@ -14,9 +14,10 @@ from headwater.engines.sqlite import staging
 from headwater.engines.sqlite.engine import SqliteEngine
 from tests.faults import datasets
 from tests.faults.power_loss import RecordingVFS, images
-from tests.faults.processes import spawn
+from tests.faults.processes import Victim
+from tests.patience import PATIENCE_S
 
-IMAGES = 60
+IMAGES = 40
 POINTS = [
     *((phase, point, passes) for phase in ("staging", "expanding") for point in ("before-commit", "before-flush",
       "after-flush") for passes in (1, 3)),
@@ -27,9 +28,8 @@ POINTS = [
 
 def run_until_killed(folder: Path, phase: str, point: str, passes: int) -> list[str]:
     said: list[str] = []
-    deadline = time.monotonic() + 20
-    with spawn("datasets", str(folder), phase, point, str(passes)) as victim:
-        assert victim.stdout is not None
+    deadline = time.monotonic() + PATIENCE_S
+    with Victim("victim", "datasets", str(folder), phase, point, str(passes)) as victim:
         try:
             for line in victim.stdout:
                 said.append(line.strip())

@@ -7,8 +7,6 @@ import hashlib
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -25,7 +23,8 @@ from headwater.testing import Harness
 from tests.faults.disk_power_loss import RecordingDisk, images
 from tests.faults.failing_disk import small_disk
 from tests.faults.object_victim import KEYS, POINTS, PUTTERS, declare, puts_in
-from tests.faults.processes import ROOT
+from tests.faults.processes import Victim
+from tests.patience import PATIENCE_S
 
 MIB = 1024 * 1024
 
@@ -36,10 +35,8 @@ MIB = 1024 * 1024
 def run_until_killed(folder: Path, lines: int, point: str = "none", passes: int = 0) -> list[str]:
     """What the victim said: killed after so many lines, or by itself at its point."""
     said: list[str] = []
-    deadline = time.monotonic() + 30
-    arguments = [sys.executable, "-m", "tests.faults.object_victim", str(folder), point, str(passes)]
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as victim:
-        assert victim.stdout is not None
+    deadline = time.monotonic() + PATIENCE_S
+    with Victim("object_victim", str(folder), point, str(passes)) as victim:
         try:
             for line in victim.stdout:
                 said.append(line.strip())

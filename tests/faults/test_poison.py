@@ -13,7 +13,7 @@ from headwater.engines.sqlite.board import read_board
 from headwater.engines.sqlite.engine import SqliteEngine
 from headwater.events import Envelope
 from headwater.unit import Emit, new_commit
-from tests.faults.processes import spawn
+from tests.faults.processes import Victim
 from tests.faults.victim import QUEUE
 from tests.faults.workload import CATALOG
 
@@ -37,8 +37,8 @@ def lives(folder: Path, poison: str) -> list[list[str]]:
     """What each process said until one ended by itself."""
     said = []
     for _ in range(2 * MAX_RECEIVES):
-        with spawn("handle", str(folder), poison) as victim:
-            output, _ = victim.communicate(timeout=20)
+        with Victim("victim", "handle", str(folder), poison) as victim:
+            output = victim.read()
         said.append(output.splitlines())
         if victim.returncode == 0:
             return said
@@ -83,8 +83,8 @@ def test_a_message_that_was_leased_but_not_begun_is_not_counted(tmp_path: Path) 
             await engine.close()
 
     asyncio.run(prepare(tmp_path / "other", 5))
-    with spawn("handle", str(tmp_path / "other"), "m0") as victim:
-        victim.communicate(timeout=20)
+    with Victim("victim", "handle", str(tmp_path / "other"), "m0") as victim:
+        victim.read()
     assert asyncio.run(receives()) == [1, 1, 1, 0, 0]
 
 

@@ -220,7 +220,7 @@ async def fork(folder: str) -> None:
             pass
         say("child ends")
         os._exit(0)
-    await asyncio.sleep(20)
+    await asyncio.sleep(600)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from headwater.config import Config
 from headwater.http.edge import Edge
 from headwater.http.limits import Limits
 from headwater.runtime.listener import PublicListener, bind
-
-PATIENCE_S = 10.0
+from tests.patience import PATIENCE_S
 
 
 class Answer:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from headwater import App, DeclarationError, anyone, require
+from tests.patience import PATIENCE_S
 
 
 class Note(BaseModel):
@@ -91,5 +92,5 @@ assert app._http is None
 loaded = {"headwater.http.application", "headwater.http.direct", "headwater.http.expose"} & set(sys.modules)
 assert not loaded, loaded
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr

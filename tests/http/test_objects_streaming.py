@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.acceptance.cli_processes import PATIENCE_S, Serving, make_depot
+from tests.acceptance.cli_processes import Serving, make_depot
+from tests.patience import PATIENCE_S
 
 MIB = 1024 * 1024
 LARGE = 100

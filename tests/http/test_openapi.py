@@ -165,7 +165,6 @@ def test_references_resolve_and_the_document_is_made_anew_for_new_routes(app: Ap
     assert "Problem" in app.http.openapi()["components"]["schemas"]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: str(mode.value))
 def test_generated_requests_get_documented_answers(mode: schemathesis.GenerationMode) -> None:
     app = boxes()

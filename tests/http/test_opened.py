@@ -18,6 +18,7 @@ from headwater.testing import Harness
 from headwater.tracing import Span
 from headwater.unit import new_commit
 from tests.http.raw import Exchange
+from tests.patience import PATIENCE_S
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 ANN = {"sub": "ann", "roles": ["work"]}
@@ -296,7 +297,7 @@ async def test_a_receive_waits_for_a_message(h: Harness) -> None:
     receiving = asyncio.create_task(Worker(h).receive(wait=20))
     await until_waiting(h)
     await send(h, 1)
-    assert numbers(await asyncio.wait_for(receiving, 10)) == [1]
+    assert numbers(await asyncio.wait_for(receiving, PATIENCE_S)) == [1]
 
 
 async def test_a_receive_ends_without_a_message_when_its_wait_is_over(h: Harness) -> None:
@@ -305,7 +306,7 @@ async def test_a_receive_ends_without_a_message_when_its_wait_is_over(h: Harness
     await advance(h, seconds=9)
     assert not receiving.done()
     await advance(h, seconds=1)
-    assert await asyncio.wait_for(receiving, 10) == []
+    assert await asyncio.wait_for(receiving, PATIENCE_S) == []
     await send(h, 1)
     assert numbers(await Worker(h).receive()) == [1]
 
@@ -315,7 +316,7 @@ async def test_a_wait_ends_before_the_request_would_be_cut_off(h: Harness) -> No
     receiving = asyncio.create_task(Worker(h).receive(wait=20))
     await until_waiting(h)
     await advance(h, seconds=2)
-    assert await asyncio.wait_for(receiving, 10) == []
+    assert await asyncio.wait_for(receiving, PATIENCE_S) == []
 
 
 async def receive_and_leave(h: Harness, leaving: asyncio.Event) -> None:
@@ -333,7 +334,7 @@ async def receive_and_leave(h: Harness, leaving: asyncio.Event) -> None:
     async def send(_: Any) -> None:
         """Nobody is there."""
 
-    await asyncio.wait_for(exchange.app(exchange.scope, receive, send), 10)
+    await asyncio.wait_for(exchange.app(exchange.scope, receive, send), PATIENCE_S)
 
 
 async def test_a_client_that_left_while_it_waited_takes_nothing(h: Harness) -> None:
@@ -375,7 +376,7 @@ async def test_a_draining_server_takes_results_and_hands_out_nothing(h: Harness)
     receiving = asyncio.create_task(worker.receive(wait=20))
     await until_waiting(h)
     h.supervisor.pulls.drain()
-    assert await asyncio.wait_for(receiving, 10) == []
+    assert await asyncio.wait_for(receiving, PATIENCE_S) == []
     assert (await worker.post("receive", {})).status_code == 503
     assert await worker.extend(delivery) == [200]
     assert await worker.ack(delivery) == [200]

@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from headwater import DeclarationError
 from headwater.http.addresses import EgressRules, literal_address
 from headwater.http.outbound import MAX_ANSWER, Answer, Failed, Guard, Outbound, Refused, resolve_name
+from tests.patience import PATIENCE_S
 
 # fmt: off
 FORBIDDEN = [
@@ -275,7 +276,7 @@ async def test_an_answer_without_an_end_is_cut() -> None:
             writer.close()
 
     outbound = Outbound(LOCAL)
-    async with served(endless) as port, asyncio.timeout(10):
+    async with served(endless) as port, asyncio.timeout(PATIENCE_S):
         answer = await post(outbound, f"http://127.0.0.1:{port}/")
         assert len(answer.body) == MAX_ANSWER
         await gone.wait()

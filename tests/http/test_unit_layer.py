@@ -459,10 +459,10 @@ async def test_the_layer_is_not_quadratic(harness: StartHarness) -> None:
         return len(await request.body())
 
     await harness(app)
-    begin = time.perf_counter()
+    begin = time.process_time()
     exchange = await Exchange(app.http, headers={"Idempotency-Key": "k"}).run(*[b"x" * 16] * 40_000)
     assert exchange.body == b"640000"
-    assert time.perf_counter() - begin < 3
+    assert time.process_time() - begin < 5
 
 
 async def test_requests_run_in_parallel(harness: StartHarness) -> None:

@@ -350,4 +350,4 @@ StoreMachine.TestCase.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-TestStore = pytest.mark.timeout(300)(StoreMachine.TestCase)
+TestStore = StoreMachine.TestCase

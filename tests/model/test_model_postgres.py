@@ -89,4 +89,4 @@ PostgresMachine.TestCase.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-TestPostgres = pytest.mark.timeout(300)(PostgresMachine.TestCase)
+TestPostgres = PostgresMachine.TestCase

@@ -15,6 +15,7 @@ from headwater.operations.tracked import Tracked
 from headwater.runtime.admin import Admin
 from headwater.testing import Harness
 from tests.operations.vendor import Answer, Deletion, Vendor, alarms, make_app, record_events
+from tests.patience import PATIENCE_S
 
 Answers = tuple[int, dict[str, str], Any] | Exception
 
@@ -372,7 +373,7 @@ async def test_the_process_dies_during_a_call(method: str, after: bool, idempote
         if method == "GET":
             await h.run_until_idle()
             await deletions.poll("ann")
-        await asyncio.wait_for(vendor.reached.wait(), 5)
+        await asyncio.wait_for(vendor.reached.wait(), PATIENCE_S)
         await h.crash()
         await h.run_until_idle()
         if method == "POST" and not idempotent:

@@ -1,4 +1,4 @@
-"""A thousand operations, each with a random sequence of faults, wishes and polls by hand, and processes that die.
+"""Hundreds of operations, each with a random sequence of faults, wishes and polls by hand, and processes that die.
 
 Whatever happens: each operation ends once, and as the third party says, or is in doubt where nobody can know; with
 idempotency keys none is in doubt and the third party has begun each once; nothing is left behind.
@@ -20,7 +20,7 @@ from headwater.app import App
 from headwater.testing import Harness
 from tests.operations.vendor import Deletion, Vendor, declare_cancel, make_app
 
-SUBJECTS = 500
+SUBJECTS = 250
 STEPS = 240
 STEP_S = 180.0
 BEFORE: list[Any] = [
@@ -104,7 +104,6 @@ async def live(h: Harness, app: App[None], rolls: random.Random, vendor: Unruly)
         await h.run_until_idle()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("idempotent", [True, False], ids=["idempotent", "not"])
 async def test_each_ends_once_or_is_shown(idempotent: bool) -> None:
     rolls = random.Random(5)

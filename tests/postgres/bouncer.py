@@ -11,9 +11,11 @@ from types import TracebackType
 
 import pytest
 
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 from tests.postgres.binaries import unprivileged
 from tests.postgres.guard import run_guard
-from tests.postgres.server import PATIENCE_S, USER, Server, free_port, give, make_folder
+from tests.postgres.server import USER, Server, give, make_folder
 
 NAMES = ("pgbouncer", "/usr/sbin/pgbouncer")
 """Debian puts it where the PATH of most users does not lead."""

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOM_BYTES = 4 << 30
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 
 
 class Guard:

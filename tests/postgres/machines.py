@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from tests.acceptance.cli_processes import PATIENCE_S, Running, Serving
+from tests.acceptance.cli_processes import Running, Serving
+from tests.patience import PATIENCE_S
 from tests.postgres.guard import run_guard
 from tests.postgres.proxy import Address, Proxy
 

@@ -17,12 +17,12 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal
 
-from tests.postgres.server import free_port
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 Direction = Literal["request", "reply"]
 Address = tuple[str, int]
 Watch = Callable[["Link", Direction, bytes], None]
-PATIENCE_S = 10.0
 CHUNK = 64 * 1024
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 """How a PostgreSQL client asks for TLS; the answer is one byte."""

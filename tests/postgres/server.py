@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,11 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 from tests.postgres.binaries import Binaries, unprivileged
 from tests.postgres.certificates import Certificate
 from tests.postgres.guard import run_guard
 
-PATIENCE_S = 20.0
 USER = "headwater"
 STILL_IN_USE = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 _DEFAULTS = {"shared_buffers": "32MB", "max_connections": "200", "dynamic_shared_memory_type": "mmap"}
@@ -169,8 +168,11 @@ class Server:
 
     def promote(self) -> None:
         """Make a standby the primary; it takes writes afterwards."""
-        assert self.execute("SELECT pg_promote(true, 20)")[0][0]
-        wait_until(lambda: not self.execute("SELECT pg_is_in_recovery()")[0][0], "the standby is promoted")
+        self.execute("SELECT pg_promote(false)")
+        try:
+            wait_until(lambda: not self.execute("SELECT pg_is_in_recovery()")[0][0], "the standby is promoted")
+        except AssertionError as error:
+            raise AssertionError(self.log) from error
 
 
 def start_server(
@@ -214,15 +216,6 @@ def run_sql(url: str, *statements: str, patience_s: float = PATIENCE_S) -> list[
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, run()).result()
-
-
-def free_port() -> int:
-    """A port that is free now and below those that the system gives to outgoing connections: it stays free."""
-    while True:
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def make_folder(place: Path | None = None) -> Path:

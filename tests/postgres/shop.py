@@ -18,8 +18,8 @@ from headwater.events import Delivery
 from headwater.unit import Commit, Committed, Merge, new_commit
 from tests.conformance import workbench
 from tests.conformance.workbench import emit, settle, write
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 30.0
 ACCOUNTS, JOBS, STEPS = "shop/accounts", "shop/jobs", "shop/steps"
 VISIBILITY_MS = 1_000
 

@@ -20,6 +20,7 @@ from signal import SIGCONT, SIGSTOP
 
 from headwater.engines.postgres.engine import PostgresEngine
 from tests.faults.processes import ROOT
+from tests.patience import PATIENCE_S
 from tests.postgres.binaries import find_binaries
 from tests.postgres.guard import run_guard
 from tests.postgres.ledger import faults, found_bank
@@ -28,7 +29,6 @@ from tests.postgres.server import Server, start_server
 from tests.postgres.shop import opened
 
 MACHINES = 3
-PATIENCE_S = 60.0
 
 
 class Machine:

@@ -11,6 +11,7 @@ from headwater.engines.postgres.engine import PostgresEngine
 from headwater.errors import LeaseLost
 from headwater.unit import new_commit
 from tests.conformance.workbench import data
+from tests.patience import PATIENCE_S
 from tests.postgres.machines import address_of, through
 from tests.postgres.proxy import Proxy
 from tests.postgres.shop import (
@@ -107,7 +108,7 @@ async def lives(url: str, poison: str) -> list[list[str]]:
     said = []
     for _ in range(3 * MAX_RECEIVES):
         with spawn("handle", url, poison) as victim:
-            output, _ = await asyncio.to_thread(victim.communicate, timeout=30)
+            output, _ = await asyncio.to_thread(victim.communicate, timeout=PATIENCE_S)
         said.append(output.splitlines())
         if victim.returncode == 0:
             return said

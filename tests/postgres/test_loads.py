@@ -20,7 +20,8 @@ from tests.conformance.crash import crash
 from tests.conformance.loading import documents, expand, flip, load, stage
 from tests.conformance.test_loads import CATALOG, TABLE, changes, row
 from tests.conformance.workbench import Store, at_rest, key_of
-from tests.postgres.server import PATIENCE_S, Server
+from tests.patience import PATIENCE_S
+from tests.postgres.server import Server
 
 _LARGE = ("staged", "staged_entry", "member", "record")
 _READ = (

@@ -25,7 +25,7 @@ async def refusal(url: str) -> str:
     with pytest.raises(StoreError) as refused:
         async with opened(url):
             pass
-    assert time.monotonic() - begin < 5, "at once: trying again is no use"
+    assert time.monotonic() - begin < 25, "at once: trying again, for 30 seconds, is no use"
     return str(refused.value)
 
 

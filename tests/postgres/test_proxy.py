@@ -54,15 +54,15 @@ async def test_all_passes(connect: Connect, proxy: Proxy) -> None:
 
 async def test_a_slow_link_delays_and_carries_as_much(connect: Connect, proxy: Proxy) -> None:
     client = await connect()
-    proxy.slow_down(0.1)
+    proxy.slow_down(0.3)
     begun = time.monotonic()
     assert len(await client.fetchval("SELECT repeat('x', 5000000)")) == 5_000_000
     took = time.monotonic() - begun
-    assert 0.4 <= took < 2, "two round trips; 77 chunks one after the other take seven seconds"
+    assert 1.2 <= took < 15, "two round trips; 77 chunks one after the other take 23 seconds"
     proxy.slow_down(0)
     begun = time.monotonic()
     await client.fetchval("SELECT 1")
-    assert time.monotonic() - begun < 0.2
+    assert time.monotonic() - begun < 0.6
 
 
 def test_a_cut_is_a_reset(proxy: Proxy) -> None:

@@ -19,7 +19,7 @@ if "worker" in sys.argv and Path("broken").exists():
 
 app = App("jobs")
 done = app.table("done", dict, key="id")
-work = app.queue("work", dict, visibility="1s", max_receives=3, backoff="50ms")
+work = app.queue("work", dict, visibility="2s", max_receives=3, backoff="50ms")
 quick = app.queue("quick", dict)
 
 
@@ -39,7 +39,9 @@ def job(event: Event[dict[str, Any]]) -> None:
     elif todo == "hoard":
         use_up_memory()
     elif todo == "hold":
-        ctypes.PyDLL(None).sleep(3)
+        ctypes.PyDLL(None).sleep(5)
+    elif todo == "reach":
+        wait(eval("done.get('nobody')"))
     elif todo == "crash":
         ctypes.string_at(0)
     elif todo.startswith("sleep"):
@@ -65,7 +67,7 @@ def use_up_memory() -> None:
 bounded = app.queue("bounded", dict, backoff="50ms")
 
 
-@app.on(bounded, run_in="process", timeout="300ms")
+@app.on(bounded, run_in="process", timeout="1s")
 def bounded_job(event: Event[dict[str, Any]]) -> None:
     """Hang at the first attempt."""
     time.sleep(3600 if event.attempt == 1 else 0)

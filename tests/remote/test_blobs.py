@@ -16,7 +16,7 @@ from headwater.config import Config
 from headwater.runtime.worker import EXIT_OK, Worker
 from headwater.runtime.workers import Workers
 from headwater.testing import Harness
-from tests.conformance.workbench import PATIENCE_S
+from tests.patience import PATIENCE_S
 from tests.remote.conftest import Shared
 from tests.remote.test_leases import cut, worker
 

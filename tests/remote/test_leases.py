@@ -14,7 +14,8 @@ from headwater.engines.sqlite.engine import SqliteEngine
 from headwater.errors import CommitUnknown, DeclarationError, LeaseLost, Unavailable
 from headwater.events import Delivery, Envelope
 from headwater.unit import Commit, new_commit
-from tests.conformance.workbench import PATIENCE_S, data, emit, settle, write
+from tests.conformance.workbench import data, emit, settle, write
+from tests.patience import PATIENCE_S
 from tests.remote.conftest import QUEUE, TABLE, Shared
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from headwater.engines.remote import wire
 from headwater.errors import CommitUnknown, StoreError, Unavailable
 from headwater.unit import Commit, Committed, new_commit
 from tests.conformance.loading import documents, expand, stage
-from tests.conformance.workbench import PATIENCE_S
+from tests.patience import PATIENCE_S
 from tests.remote.conftest import TABLE, Shared
 from tests.remote.test_leases import cut, worker
 

@@ -13,11 +13,11 @@ import pytest
 
 from headwater.clock import SystemClock
 from headwater.runtime.worker_pool import WorkerPool
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 OBEDIENT = "import sys; sys.stdin.read()"
 STUBBORN = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
-PATIENCE_S = 20.0
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.cli_processes import HEADWATER, PATIENCE_S, Serving, clean_environment, cli
+from tests.acceptance.cli_processes import HEADWATER, Serving, clean_environment, cli
+from tests.patience import PATIENCE_S
 
 APP = Path(__file__).with_name("jobs_app.py")
 
@@ -83,7 +84,7 @@ def test_a_job_that_kills_every_worker_is_buried_and_takes_nothing_with_it(serve
     send(served.folder, "poison", always="die")
     for number in range(4):
         send(served.folder, f"innocent{number}")
-    letters = until(lambda: cli(served.folder, "dlq", "ls", "--json").ok().json)
+    letters = until(lambda: cli(served.folder, "dlq", "ls", "--json").ok().json["dead_letters"])
     innocents = until(lambda: (found := [r for id, r in rows(served.folder).items() if "innocent" in id])[3:] and found)
     assert [row["attempt"] for row in innocents] == [1] * 4
     assert attempts(served.folder, "poison") == [1, 2, 3]
@@ -91,6 +92,13 @@ def test_a_job_that_kills_every_worker_is_buried_and_takes_nothing_with_it(serve
     assert "poison" in text
     assert text.count("the worker process ended while the handler ran") >= 1
     cli(served.folder, "dlq", "discard", "--queue", "jobs/work", "--yes").ok()
+
+
+def test_what_is_not_granted_is_refused_in_a_worker_too(served: Serving) -> None:
+    """Its code puts rows, and was not seen to get any."""
+    send(served.folder, "reaching", **{"1": "reach"})
+    assert until(lambda: rows(served.folder).get("reaching"))["attempt"] == 2
+    assert "NotGranted: get jobs/done" in served.stderr
 
 
 def test_out_of_memory_is_a_failed_attempt(served: Serving) -> None:
@@ -104,9 +112,10 @@ def test_a_worker_without_any_memory_left_costs_one_redelivery(served: Serving) 
     send(served.folder, "hoarder", **{"1": "hoard"})
     assert until(lambda: rows(served.folder).get("hoarder"))["attempt"] == 2
     assert attempts(served.folder, "hoarder") == [1, 2]
+    until(lambda: served.stderr.count("worker runs") >= 4 + served.stderr.count("another one is started"))
     cli(served.folder, "queue", "pause", "jobs/work").ok()
     for heir in ("heir1", "heir2"):
-        send(served.folder, heir, always="sleep2")
+        send(served.folder, heir, always="sleep3")
     cli(served.folder, "queue", "resume", "jobs/work").ok()
     until(lambda: rows(served.folder).keys() >= {"heir1", "heir2"})
     heirs = {line[2] for line in begun(served.folder) if "heir" in line[0]}

@@ -19,7 +19,8 @@ from headwater.engines.remote.engine import RemoteEngine
 from headwater.engines.remote.owner import GREETING_S
 from headwater.errors import DeclarationError, InvalidValue, StoreError, StoreFull, TooLarge, UnknownResource
 from headwater.unit import Claim, new_commit
-from tests.conformance.workbench import PATIENCE_S, write
+from tests.conformance.workbench import write
+from tests.patience import PATIENCE_S
 from tests.remote.conftest import QUEUE, TABLE, Shared
 
 pytestmark = pytest.mark.anyio
@@ -122,7 +123,7 @@ async def test_a_worker_of_another_version_is_refused(store: Shared) -> None:
     assert await raw.is_ended()
 
 
-async def test_a_server_of_another_version_is_refused(store: Shared, tmp_path: Path) -> None:
+async def test_a_server_of_another_version_is_refused(store: Shared) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         body = msgspec.msgpack.encode({"headwater": wire.VERSION + 1})
@@ -130,8 +131,9 @@ async def test_a_server_of_another_version_is_refused(store: Shared, tmp_path: P
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_unix_server(answer, str(tmp_path / "s"))
-    engine = RemoteEngine(tmp_path / "s", clock=store.clock)
+    path = path_of(store).with_name("other")
+    server = await asyncio.start_unix_server(answer, str(path))
+    engine = RemoteEngine(path, clock=store.clock)
     with pytest.raises(DeclarationError, match="speaks version"):
         await asyncio.wait_for(engine.open(), PATIENCE_S)
     await engine.close()

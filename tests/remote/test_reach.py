@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.cli_processes import PATIENCE_S, Serving, cli
+from tests.acceptance.cli_processes import Serving, cli
+from tests.patience import PATIENCE_S
 
 APP = Path(__file__).with_name("reach_app.py")
 SETTINGS = '[default]\napps = ["reach"]\nport = 0\ndrain = "5s"\npublic_url = "https://reach.example"\n'

@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 
-from tests.acceptance.cli_processes import HEADWATER, PATIENCE_S, Serving, clean_environment, cli
+from tests.acceptance.cli_processes import HEADWATER, Serving, clean_environment, cli
+from tests.patience import PATIENCE_S
 
 APP = Path(__file__).with_name("ledger_app.py")
 GROUPS, LENGTH = 6, 30

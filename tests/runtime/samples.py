@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from headwater import Queue
 from headwater.codec import decode_json
 from headwater.testing import Harness
+from tests.patience import PATIENCE_S
 
 
 class Item(BaseModel):
@@ -33,7 +34,7 @@ class Part(BaseModel):
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait, in real time, for what another task or thread must do."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 

@@ -12,6 +12,7 @@ import pytest
 from headwater import App, Discard, Event, HeadwaterError, Retry, Undeliverable, UnitClosed, step, wait
 from headwater.pytest_plugin import StartHarness
 from headwater.unit import MAX_DOCUMENT
+from tests.patience import PATIENCE_S
 from tests.runtime.samples import Item, Job, until, waiting
 
 
@@ -211,7 +212,7 @@ async def test_a_thread_handler_is_timed_out_and_its_later_writes_are_refused(ha
     @app.on(jobs, timeout="5s")
     def work(event: Event[Job]) -> None:
         started.set()
-        go.wait(5)
+        go.wait(PATIENCE_S)
         try:
             wait(items.put(Item(id="late")))
         except HeadwaterError as error:
@@ -269,7 +270,7 @@ async def test_concurrency_is_bounded_and_real(harness: StartHarness, in_thread:
         @app.on(jobs, concurrency=3)
         def threaded(event: Event[Job]) -> None:
             enter(1)
-            opened.wait(5)
+            opened.wait(PATIENCE_S)
             enter(-1)
     else:
 

@@ -23,6 +23,7 @@ from headwater import (
 )
 from headwater.buckets import MAX_GET
 from headwater.pytest_plugin import StartHarness
+from tests.patience import PATIENCE_S
 from tests.runtime.uploads import blobs_of, declare, follow
 
 KEYS = (
@@ -284,7 +285,7 @@ async def test_a_put_that_began_before_a_deletion_comes_after_it(harness: StartH
 
     h = await harness(app)
     await jobs.send({})
-    await asyncio.wait_for(began.wait(), 5)
+    await asyncio.wait_for(began.wait(), PATIENCE_S)
     h.clock.move_to(h.clock.monotonic() + 1)
     between = await bucket.put("a", b"between")
     await bucket.delete("a")

@@ -12,6 +12,7 @@ from headwater import App, DeclarationError, Event, InvalidValue, ObjectInfo, Un
 from headwater.pytest_plugin import StartHarness
 from headwater.runtime.admin import Admin
 from headwater.testing import Harness
+from tests.patience import PATIENCE_S
 from tests.runtime.uploads import blobs_of, declare, follow
 
 
@@ -143,7 +144,7 @@ async def test_an_upload_longer_than_the_grace_is_not_collected(harness: StartHa
 
     h = await harness(app)
     await jobs.send({})
-    await asyncio.wait_for(put.wait(), 5)
+    await asyncio.wait_for(put.wait(), PATIENCE_S)
     for _ in range(20):
         h.clock.move_to(h.clock.monotonic() + 1800)
         await h.supervisor.janitor.tick()

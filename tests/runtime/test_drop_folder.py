@@ -22,8 +22,7 @@ from headwater.pytest_plugin import StartHarness
 from headwater.runtime import drop_folder
 from headwater.runtime.drop_folder import DropFolder, FileChanged, FileState
 from headwater.testing import Harness
-
-PATIENCE_S = 10.0
+from tests.patience import PATIENCE_S
 
 
 class Inbox:

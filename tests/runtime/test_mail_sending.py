@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from headwater.pytest_plugin import StartHarness
 from headwater.runtime.mail import UNDELIVERABLE
 from headwater.testing import Harness
 from headwater.unit import Commit
+from tests.ports import free_port
 from tests.runtime.mail_server import PASSWORD, USER, MailServer, odd_server, parts
 
 TO = "ops@example.org"
@@ -246,11 +246,6 @@ async def test_alarms_about_mail_are_not_mailed(harness: StartHarness) -> None:
 
 
 # Outages
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        return int(bound.getsockname()[1])
 
 
 async def test_a_server_that_is_down_for_an_hour_gets_each_mail_once(harness: StartHarness) -> None:

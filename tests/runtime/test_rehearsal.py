@@ -8,7 +8,13 @@ import httpx
 import pytest
 
 from headwater import App, Discard, Event, step
-from headwater.errors import HeadwaterError, InvalidValue
+from headwater.console.guard import Visitor
+from headwater.console.hiding import Hiding
+from headwater.console.screens import View
+from headwater.console.screens import letters as screen
+from headwater.console.serving import ServedHouse
+from headwater.errors import HeadwaterError, InvalidValue, TimedOut
+from headwater.inspecting import answering
 from headwater.runtime.admin import Admin
 from headwater.testing import Harness
 
@@ -61,9 +67,9 @@ class Vendor:
         await send({"type": "http.response.body", "body": b'{"price": 7}'})
 
 
-async def dead(h: Harness, *ids: str, do: str = "fail") -> Admin:
+async def dead(h: Harness, *ids: str, do: str = "fail", **more: Any) -> Admin:
     for id in ids:
-        await jobs.send({"id": id, "do": do})
+        await jobs.send({"id": id, "do": do, **more})
     await h.run_until_idle()
     return Admin(h.supervisor.engine, h.supervisor, clock=h.clock)
 
@@ -151,3 +157,38 @@ async def test_groups_filters_and_slices() -> None:
         assert {one["reason"] for one in await letters(admin)} == {"KeyError: 'x1'", "KeyError: 'x2'"}
         with pytest.raises(HeadwaterError, match="either ids, or a queue or another filter"):
             await admin.call("discard", {})
+
+
+async def test_a_page_counts_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "_OPCODES", 1)
+    async with Harness(app, services={"vendor": Vendor()}) as h:
+        admin = await dead(h, "f1", "f2")
+        with pytest.raises(TimedOut):
+            await admin.call("dead-letter-groups", {"seconds": 0.000_001})
+        monkeypatch.setattr(screen, "_COUNTING_S", 0.000_001)
+        asked = View(ServedHouse(admin), Visitor("local", "operator", ""), {}, {"queue": "shop/jobs"})
+        page = await screen.load_letters(asked)
+        assert page["groups"] is None
+        assert [(queue["name"], queue["dead"]) for queue in page["queues"]] == [("shop/jobs", 2)]
+        assert len(page["letters"]) == 2
+        counted = await screen.load_letters(asked._replace(query={"queue": "shop/jobs", "count": "1"}))
+        assert (counted["groups"][0]["count"], counted["matching"]) == (2, 2)
+
+
+async def test_searches_of_the_console_look_past_hidden_fields() -> None:
+    """What is found must not tell what nobody is to see; all else is found as before."""
+    async with Harness(app, services={"vendor": Vendor()}) as h:
+        admin = await dead(h, "f1", iban="untold", more=[{"iban": "untold"}], plain="seen")
+        house = Hiding(ServedHouse(admin), ("iban",))
+        for operation, member in (
+            ("dead-letters", "dead_letters"),
+            ("dead-letter-groups", "groups"),
+            ("traces", "traces"),
+        ):
+            assert (await house.call(operation, {"search": "untold"}))[member] == [], operation
+            assert len((await house.call(operation, {"search": "seen"}))[member]) == 1, operation
+            assert len((await admin.call(operation, {"search": "untold"}))[member]) == 1, operation
+        assert (await house.call("discard", {"search": "untold"}))["ids"] == []
+        with_sql = (await admin.call("dead-letter-groups", {"search": "seen"}))["groups"]
+        assert (await house.call("dead-letter-groups", {"search": "seen"}))["groups"] == with_sql
+        assert (await house.call("discard", {"search": "seen"}))["ids"] == [1]

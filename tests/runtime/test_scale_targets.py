@@ -25,6 +25,7 @@ from headwater.runtime import scale_targets
 from headwater.runtime.autoscaler import Nowhere
 from headwater.runtime.rules import scale_rules
 from headwater.runtime.scale_targets import Command, ScaleRules, ScaleWebhook, make_target
+from tests.patience import PATIENCE_S
 from tests.runtime.partner import SECRET
 from tests.runtime.samples import refusal
 
@@ -66,7 +67,7 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 pathlib.Path(sys.argv[1]).write_text(str(child.pid))
 time.sleep(60)
 """
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         error = await refusal(script(hanging, str(tmp_path / "pid")).set("a/b", 1), HeadwaterError)
     assert "no end within 1 s" in str(error)
     await ended(int((tmp_path / "pid").read_text()))
@@ -75,7 +76,7 @@ time.sleep(60)
 async def ended(pid: int) -> None:
     """Until the process is gone, or left for init to bury."""
     stat = Path(f"/proc/{pid}/stat")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

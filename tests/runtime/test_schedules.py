@@ -23,6 +23,7 @@ from headwater.runtime.scheduler import COUNTED, ON_TIME_MS, Firing, Scheduler, 
 from headwater.runtime.supervisor import Supervisor
 from headwater.schedules import Schedule, ScheduleOptions, ScheduleRow, ScheduleSpec
 from headwater.testing import Harness, VirtualClock
+from tests.patience import PATIENCE_S
 
 HOUR_MS = 3_600_000
 
@@ -259,7 +260,7 @@ async def test_a_crash_within_the_firing_commit_fires_once(harness: StartHarness
 
     engine.commit = cut_off  # type: ignore[assignment, method-assign]
     h.clock.move_to(1800)
-    await asyncio.wait_for(committed.wait(), 5)
+    await asyncio.wait_for(committed.wait(), PATIENCE_S)
     await h.crash()
     await h.run_until_idle()
     assert [event.id for event in await events(h, "shop/sweep")] != []

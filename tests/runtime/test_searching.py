@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from headwater import App
+from headwater.clock import Clock, SystemClock
 from headwater.console import searching
 from headwater.console.guard import Visitor
 from headwater.console.screens import View
@@ -37,9 +38,20 @@ async def filled(harness: StartHarness, monkeypatch: pytest.MonkeyPatch) -> Harn
     return h
 
 
-async def find(h: Harness, wanted: str = "", group: str = "", after: int = 0) -> Found:
+class Slow(SystemClock):
+    """A clock on which a slice takes as long as a page may look."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        self._now += searching.LOOKING_S
+        return self._now
+
+
+async def find(h: Harness, wanted: str = "", group: str = "", after: int = 0, clock: Clock | None = None) -> Found:
     house = ServedHouse(Admin(h.supervisor.engine, h.supervisor, clock=h.clock))
-    view = View(house, Visitor("local", "operator", ""), {}, {})
+    view = View(house, Visitor("local", "operator", ""), {}, {}, clock or SystemClock())
     return await find_messages(view, QUEUE, wanted, group, after)
 
 
@@ -81,6 +93,18 @@ async def test_a_page_looks_at_no_more_than_it_may(filled: Harness, monkeypatch:
     rest = await find(filled, "neither", after=found.next)
     assert (rest.looked_at, rest.next) == (SENT - 80, None)
     assert dict(found.groups) == {"odd": 27, "even": 53}
+
+
+async def test_a_page_looks_no_longer_than_it_may(filled: Harness) -> None:
+    found = await find(filled, "neither", clock=Slow())
+    assert (found.messages, found.looked_at) == ([], 40)
+    numbers, pages = list[int](), 0
+    after: int | None = 0
+    while after is not None:
+        found = await find(filled, "nädel", after=after, clock=Slow())
+        numbers, after, pages = numbers + read(found), found.next, pages + 1
+    assert numbers == list(range(0, SENT, 10))
+    assert pages == 4
 
 
 async def test_an_id_is_found(filled: Harness) -> None:

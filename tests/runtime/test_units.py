@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -445,10 +446,12 @@ async def test_a_unit_costs_its_operations_and_no_more(harness: StartHarness) ->
     app = App("shop")
     items = app.table("items", Item, key="id")
     await harness(app)
-    async with asyncio.timeout(4), app.transaction():
+    begin = time.process_time()
+    async with app.transaction():
         for n in range(4_000):
             await items.update(f"k{n}", add={"n": 1})
             await items.get(f"k{n}")
+    assert time.process_time() - begin < 5
     assert (await items.get("k3999")) == Item(id="k3999", n=1)
 
 

@@ -26,6 +26,7 @@ from headwater.runtime.seal import Seal
 from tests.acceptance.cli_processes import Serving, cli
 from tests.acceptance.test_cli_webhooks import Endpoint
 from tests.browser.console_pages import find_pages
+from tests.patience import PATIENCE_S
 
 STORED = "a row that is stored 5f0c2b7e"
 """What must be found: the same search finds what is there."""
@@ -166,12 +167,11 @@ def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Vault]:
     made.endpoint.close()
 
 
-@pytest.mark.timeout(90)
 def test_no_secret_is_in_logs_errors_files_traces_or_admin_answers(vault: Vault) -> None:
     with Serving(vault.folder, **vault.environment) as server:
         url = server.url
         credentials = make_credentials(vault)
-        with httpx.Client(base_url=f"{url}/vault", timeout=10) as http:
+        with httpx.Client(base_url=f"{url}/vault", timeout=PATIENCE_S) as http:
             use_all(vault, http, credentials)
             misuse_all(vault, http, credentials)
         assert httpx.post(f"{url}/headwater/keys", headers=credentials["token"], json={}).status_code == 404
@@ -180,7 +180,7 @@ def test_no_secret_is_in_logs_errors_files_traces_or_admin_answers(vault: Vault)
         look_at_everything(vault)
         look_at_the_console(vault, server.wait_for(r"console +(http://\S+)")[-1])
         server.process.terminate()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(PATIENCE_S) == 0
     places = dict(vault.places())
     assert [place for place, text in places.items() if STORED.encode() in text and place.startswith("store.db")]
     assert STORED.encode() in places["admin table-query"]
@@ -345,7 +345,7 @@ def look_at_everything(vault: Vault) -> None:
 
 def look_at_the_console(vault: Vault, address: str) -> None:
     """Every page that an operator can reach by links, and what a wrong token is answered."""
-    with httpx.Client(base_url=address, timeout=20) as http:
+    with httpx.Client(base_url=address, timeout=PATIENCE_S) as http:
         wrong = http.post("/sign-in", data={"token": vault.canaries.basic})
         assert vault.look("console sign-in", wrong).status_code == 401
         assert http.post("/sign-in", data={"token": vault.canaries.console_token}).status_code == 303

@@ -49,7 +49,6 @@ async def world() -> AsyncIterator[World]:
         yield World(h)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("asker", ["bob", "carol"])
 async def test_every_answer_is_as_if_the_other_did_not_exist(asker: str) -> None:
     async with world() as shared, world() as alone:

@@ -28,6 +28,8 @@ PLAIN = {"Accept-Encoding": "identity"}
 """Random ids compress differently."""
 QUERIED = 2
 """Of how many rows of the other's each parameter is asked with each value."""
+NAMED = 4
+"""How many of them are asked with each pair of a header and a body."""
 TEXT = "the secret of ann"
 _ID = re.compile(rb"[0-9a-f]{32}(?:-[a-z]*[0-9]+)?")
 _CURSOR = re.compile(rb'"cursor":"([\w-]+)"')
@@ -139,7 +141,7 @@ def requests_of(document: dict[str, Any], known: dict[str, Any]) -> Iterator[Ask
             if n < QUERIED:
                 yield from with_query(url, parameters, known)
             for verb in VERBS:
-                yield from with_headers(verb, url, known, served=verb.lower() in operations)
+                yield from with_headers(verb, url, known, served=verb.lower() in operations, named=n < NAMED)
 
 
 def urls(template: str, known: dict[str, Any]) -> Iterator[str]:
@@ -176,8 +178,11 @@ def crafted(known: dict[str, Any]) -> Iterator[str]:
         yield str(write_cursor(place))
 
 
-def with_headers(verb: str, url: str, known: dict[str, Any], *, served: bool) -> Iterator[Ask]:
-    """The verb with the other's versions and idempotency keys, with bodies that the other sent or that name it."""
+def with_headers(verb: str, url: str, known: dict[str, Any], *, served: bool, named: bool) -> Iterator[Ask]:
+    """The verb with the other's versions and idempotency keys, with bodies that the other sent or that name it.
+
+    Each of these with each of those when the URL is `named`, a row of the other's; else each of them at least once.
+    """
     headers: list[dict[str, str]] = [{}, {"Idempotency-Key": "first"}, {"If-Match": "*"}, {"If-None-Match": "*"}]
     headers += [{name: tag} for tag in known["etags"] for name in ("If-Match", "If-None-Match")]
     headers += [{"X-Http-Method-Override": "DELETE"}, {"X-Forwarded-User": "ann", "X-User-Id": "ann"}]
@@ -190,11 +195,11 @@ def with_headers(verb: str, url: str, known: dict[str, Any], *, served: bool) ->
         {"user_id": "ann"},
     ]
     bodies += [{"user_id": "ann", "number": 7}, [first], {"userId": "ann", "text": "x"}]
-    for sent in headers:
+    for n, sent in enumerate(headers):
         if verb not in ("POST", "PUT", "PATCH"):
             yield Ask(verb, url, sent)
             continue
-        for body in bodies if served else bodies[:1]:
+        for body in bodies if served and (named or not n) else bodies[:1]:
             yield Ask(verb, url, {**sent, "Content-Type": "application/json"}, json.dumps(body).encode())
 
 

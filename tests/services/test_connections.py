@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from headwater.connections import HIGH_WATER, Connections, transport_for_services
+from tests.patience import PATIENCE_S
 from tests.runtime.mail_server import certificate
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -40,7 +41,7 @@ async def serving(
     server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
     address = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-    client = httpx.AsyncClient(base_url=address, transport=Connections(trusted), timeout=2)
+    client = httpx.AsyncClient(base_url=address, transport=Connections(trusted), timeout=PATIENCE_S)
     async with client:
         yield client
     server.close()
@@ -154,11 +155,11 @@ async def test_time_outs() -> None:
 
     async with serving(silent) as client:
         with pytest.raises(httpx.ReadTimeout):
-            await client.get("/", timeout=0.05)
+            await client.get("/", timeout=httpx.Timeout(PATIENCE_S, read=0.05))
     serve, _ = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
     async with serving(serve) as client:
         with pytest.raises(httpx.ReadTimeout):
-            await client.get("/", timeout=0.05)
+            await client.get("/", timeout=httpx.Timeout(PATIENCE_S, read=0.05))
 
 
 async def test_nobody_listens() -> None:
@@ -220,9 +221,12 @@ async def test_a_large_answer_is_read_as_it_is_asked_for() -> None:
         assert isinstance(transport, Connections)
         for _ in range(2):
             async with client.stream("GET", "/") as response:
-                await asyncio.sleep(0.1)
                 (connection,) = transport._all
-                assert HIGH_WATER < connection._held < 4 * HIGH_WATER, "the server is held up while nobody reads"
+                async with asyncio.timeout(PATIENCE_S):
+                    while connection._held <= HIGH_WATER:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                await asyncio.sleep(0.1)
+                assert connection._held < 4 * HIGH_WATER, "the server is held up while nobody reads"
                 received = 0
                 async for part in response.aiter_bytes():
                     received += len(part)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headwater.console.drawing import draw, outline, rate_text
+from headwater.console.drawing import draw, draw_tree, outline, rate_text
 from headwater.console.forms import example_of, fields_of, gathered
 from headwater.console.past import figures_at, totals
 from headwater.console.pattern_words import route_words
@@ -105,7 +105,7 @@ def test_what_was_seen_is_on_the_map_too() -> None:
     )
     seen = {(link.source, link.target) for link in found.links if link.seen}
     assert seen == {
-        ("entry:shop", "of:shop/orders"),
+        ("entry:shop/orders", "of:shop/orders"),
         ("handler:shop/bills", "of:shop/news"),
         ("handler:shop/bills", "of:shop/mails"),
     }
@@ -168,14 +168,44 @@ def test_an_app_is_shown_with_its_neighbours_and_the_servers_own_only_when_asked
 
 def test_the_drawing_has_every_node_and_edge_and_names_rates() -> None:
     rates = {"sent": 12.0, "settled": 0.05, "retried": 0.0, "failed": 0.0}
-    drawing = draw(topology([route("shop/orders", "shop/bills")], [queue("shop/bills", rates=rates, depth=100)]))
-    assert {shape.node.id for shape in drawing.shapes} >= {"of:shop/orders", "of:shop/bills", "handler:shop/bills"}
-    lines = {line.link.target: line for line in drawing.lines}
-    assert (lines["of:shop/bills"].rate, lines["of:shop/bills"].speed) == ("12/s", 4)
-    assert (lines["handler:shop/bills"].rate, lines["handler:shop/bills"].speed) == ("3/min", 1)
-    (box,) = [shape for shape in drawing.shapes if shape.node.id == "of:shop/bills"]
-    assert 0 < box.filled < box.width
-    assert "100 waiting" in box.title
+    found = topology([route("shop/orders", "shop/bills")], [queue("shop/bills", rates=rates, depth=100)])
+    for drawing in (draw(found), draw_tree(found)):
+        shapes = {shape.node.id: shape for shape in drawing.shapes}
+        assert shapes.keys() >= {"of:shop/orders", "of:shop/bills", "handler:shop/bills"}
+        (line,) = drawing.lines
+        assert (line.link.target, line.rate, line.speed) == ("of:shop/bills", "12/s", 4)
+        assert shapes["handler:shop/bills"].note == "3/min"
+        box = shapes["of:shop/bills"]
+        assert 0 < box.filled < box.width
+        assert "100 waiting" in box.title
+
+
+def test_a_queue_stands_between_its_routes_and_its_handler() -> None:
+    """The routes in the order of what they come from, so that no more edges cross than must."""
+    routes = [
+        route(source, target, types=["removed"])
+        for source, target in (
+            ("shop/news", "shop/bills"),
+            ("shop/orders", "shop/bills"),
+            ("shop/orders", "shop/other"),
+            ("shop/news", "shop/other"),
+        )
+    ]
+    drawing = draw(topology(routes, [queue("shop/bills"), queue("shop/other")]))
+    places = {shape.node.id: (shape.x, shape.y) for shape in drawing.shapes}
+    stack = sorted(("route:0", "route:1", "of:shop/bills", "handler:shop/bills"), key=lambda id: places[id][1])
+    assert stack[2:] == ["of:shop/bills", "handler:shop/bills"]
+    assert len({places[id][0] for id in stack}) == 1
+    for news, orders in (("route:0", "route:1"), ("route:3", "route:2")):
+        assert (places[news][1] < places[orders][1]) == (places["of:shop/news"][1] < places["of:shop/orders"][1])
+    assert drawing.crossings == 1
+    assert {line.link.target for line in drawing.lines} == {"route:0", "route:1", "route:2", "route:3"}
+
+
+def test_a_tree_leaves_out_what_comes_from_outside() -> None:
+    found = topology([route("shop/orders", "shop/bills")], [queue("shop/bills")], made=[("", "shop/orders", 7)])
+    kinds = {shape.node.kind for shape in draw(found).shapes}
+    assert kinds - {shape.node.kind for shape in draw_tree(found).shapes} == {"entry"}
 
 
 def test_small_rates_are_told_a_minute() -> None:

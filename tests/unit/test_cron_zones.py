@@ -71,7 +71,7 @@ def test_two_years_as_an_independent_library_has_them(when: str, tz: str) -> Non
     mine = ours(when, tz)
     assert far(mine) == far(theirs)
     assert len(far(mine)) > 12
-    assert set(mine) >= {t for t in theirs if counts(when, t, zone)}
+    assert not any(counts(when, t, zone) for t in set(theirs).difference(mine))
 
 
 @pytest.mark.parametrize("tz", ZONES)
@@ -81,7 +81,7 @@ def test_each_minute_around_each_change(when: str, tz: str) -> None:
     found = changes(zone)
     assert len(found) == ZONES[tz]
     for change in found:
-        minutes = [change + timedelta(minutes=n) for n in range(-240, 300)]
+        minutes = [change + timedelta(minutes=n) for n in range(-200, 220)]
         expected = [t for t in minutes if counts(when, t, zone)]
         assert [t for t in minutes if t in mine] == expected
 

@@ -311,7 +311,7 @@ DIALECTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(CLEAN, CLEAN, CLEAN), max_size=12),
     DIALECTS,

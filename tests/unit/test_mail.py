@@ -22,7 +22,7 @@ from headwater.events import Envelope
 from headwater.mail import Folded, Item, Mail
 from headwater.mail_settings import Smtp, check_address, check_addresses
 from headwater.runtime.composing import LISTED, MAX_SUBJECT, content_of, digest_of, item_of, notice_of
-from headwater.runtime.rules import mail_rules
+from headwater.runtime.posting import mail_rules
 from headwater.runtime.smtp import SmtpServer, compose_message
 from tests.runtime.mail_server import parts
 

@@ -31,6 +31,7 @@ class Reach:
     tracer: Any = None
     mail: Any = None
     pulls: Any = None
+    permits: Any = None
     recorder: Any = None
 
     def reach(self, app: str) -> tuple[httpx.AsyncBaseTransport | None, str | None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from apps.erasure.app import app, customers, poll_now
@@ -42,7 +40,6 @@ async def test_only_a_flip_from_granted_to_revoked_asks_for_a_deletion(play: Pla
 
 
 async def test_polls_are_hourly_and_a_person_may_poll_by_the_same_topic(play: Play) -> None:
-    begun = time.monotonic()
     await play.create("c1", "c2", "c3")
     play.misbehave(Kind.STUCK)
     await play.revoke("c1", "c2", "c3")
@@ -55,7 +52,6 @@ async def test_polls_are_hourly_and_a_person_may_poll_by_the_same_topic(play: Pl
     await poll_now.publish({})
     await play.harness.run_until_idle()
     assert play.vendor.calls["poll"] == 75
-    assert time.monotonic() - begun < 10
 
 
 async def test_three_days_late_is_told_once_with_operation_and_customer(play: Play) -> None:

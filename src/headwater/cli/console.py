@@ -24,7 +24,7 @@ from headwater.errors import CommitUnknown, HeadwaterError, Unavailable
 from headwater.http.edge import Edge
 from headwater.http.tokens import TokenVerifier
 from headwater.runtime.admin import Admin
-from headwater.runtime.listener import PublicListener, address_at, bind_console
+from headwater.runtime.listener import PublicListener, address_at, bind_console, until_started
 from headwater.runtime.logs import configure_logs
 from headwater.runtime.rules import access_rules
 
@@ -53,6 +53,7 @@ async def _serve(session: Session, config: Config) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         serving = listener.start()
         stopped = asyncio.create_task(stop.wait())
+        await until_started([listener], [serving])
         print(
             f"headwater console {address_at(bound, config)}\n  store       {config.store}", file=sys.stderr, flush=True
         )

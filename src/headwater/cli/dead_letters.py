@@ -55,6 +55,28 @@ def list_dead_letters(
 
 
 @app.command()
+def groups(
+    *,
+    queue: Annotated[str, typer.Argument(metavar="[QUEUE]", help="Of this queue only.", show_default=False)] = "",
+    search: Search = "",
+    as_json: AsJson = False,
+    store: Store = "",
+    env: Env = "",
+) -> None:
+    """Count dead letters by queue and by what they died of, most first."""
+    answer = Session(store, env).call("dead-letter-groups", queue=queue, search=search)
+    if as_json:
+        print_json(answer)
+        return
+    found = answer["groups"]
+    print_table(
+        ("letters", "queue", "died of", "first", "last", "for example"),
+        ((g["count"], g["queue"], short(g["exception"]), g["first"], g["last"], short(g["example"])) for g in found),
+        "" if found else "dead letters",
+    )
+
+
+@app.command()
 def show(
     id: Annotated[int, typer.Argument(metavar="ID", help="The dead letter's id.")],
     *,

@@ -14,8 +14,11 @@ from headwater.cli import (
     buckets,
     clock,
     dead_letters,
+    deploy,
     exits,
     forget,
+    grants,
+    house,
     keys,
     mail,
     messages,
@@ -27,7 +30,9 @@ from headwater.cli import (
     rows,
     scale,
     schedules,
+    smoke,
     sql,
+    synth,
     tokens,
     topics,
     worker,
@@ -88,6 +93,7 @@ def run(
 
 
 observe.register(app)
+house.register(app)
 messages.register(app)
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(rows.app, name="table")
@@ -106,7 +112,13 @@ app.add_typer(metrics.alarms, name="alarm")
 app.command()(metrics.metrics)
 app.command()(tokens.token)
 app.command()(worker.worker)
+app.command()(grants.grants)
 app.command()(migrate.migrate)
+app.add_typer(synth.app, name="synth")
+app.add_typer(deploy.app, name="deploy")
+app.command()(deploy.diff)
+app.command()(deploy.destroy)
+app.command()(smoke.smoke)
 
 
 @app.command()

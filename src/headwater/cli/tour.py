@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 STORE = ".headwater/tour"
 SCHEMA = "headwater_tour"
-STEP_S = 20.0
+STEP_S = 120.0
 PORTS = 100
 
 

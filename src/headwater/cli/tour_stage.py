@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 Step = Callable[[], Awaitable[Sequence[str]]]
 """Does something, checks what came of it, and returns the lines that tell it; raises when it did not come true."""
-COMMAND_S = 20.0
+COMMAND_S = 60.0
+ANSWER_S = 60.0
 
 
 class TourFailed(Exception):
@@ -37,8 +38,8 @@ class Stage:
         import httpx
 
         socket = httpx.AsyncHTTPTransport(uds=str(admin_socket(self._store)))
-        self.http = httpx.AsyncClient(base_url=self._address)
-        self._admin = httpx.AsyncClient(transport=socket, base_url="http://admin/v1")
+        self.http = httpx.AsyncClient(base_url=self._address, timeout=ANSWER_S)
+        self._admin = httpx.AsyncClient(transport=socket, base_url="http://admin/v1", timeout=ANSWER_S)
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -94,7 +94,7 @@ class Console:
     def _page(self, screen: Screen) -> Any:
         async def page(request: Request) -> Response:
             visitor = self._visitor(request)
-            view = View(self.house, visitor, request.path_params, dict(request.query_params))
+            view = View(self.house, visitor, request.path_params, dict(request.query_params), self.stream.clock)
             with self.stream.timed():
                 return self._render(request, visitor, screen, await screen.load(view))
 

@@ -12,11 +12,15 @@ from typing import Any
 
 from headwater.console.house import House
 from headwater.errors import Forbidden, InvalidValue, UnknownResource
+from headwater.runtime.masking import MARK, masked
 from headwater.system import HIDDEN_FIELDS
 
-MARK = "(hidden)"
+__all__ = ["MARK", "Hiding"]
+
 _DOCUMENTS = ("data", "old", "value", "items")
 """The members of answers that are documents, or lists of them."""
+_SEARCHING = frozenset({"traces", "dead-letters", "dead-letter-groups", "redrive", "discard"})
+"""Operations that look for a text: that something was found must not tell what is hidden."""
 _LISTINGS = ("bucket-list", "bucket-versions")
 """Their `items` are objects of buckets, told by us."""
 
@@ -37,6 +41,8 @@ class Hiding:
             raise Forbidden("statements could show fields that are hidden here", operation="sql")
         if self._writing.get(operation) and _has_mark(parameters):
             parameters = await self._restored(operation, parameters)
+        if self._fields and operation in _SEARCHING and parameters.get("search"):
+            parameters = {**parameters, "hide": sorted(self._fields)}
         answer = await self._house.call(operation, parameters, by)
         fields = self._fields | _of_table(parameters.get("table"))
         return answer if operation in _LISTINGS else _shown(answer, fields)
@@ -76,16 +82,8 @@ def _shown(answer: Any, fields: frozenset[str]) -> Any:
         return answer
     hidden = fields | _of_table(answer.get("source"))
     return {
-        name: _hidden(value, hidden) if name in _DOCUMENTS else _shown(value, fields) for name, value in answer.items()
+        name: masked(value, hidden) if name in _DOCUMENTS else _shown(value, fields) for name, value in answer.items()
     }
-
-
-def _hidden(document: Any, fields: frozenset[str]) -> Any:
-    if isinstance(document, list):
-        return [_hidden(item, fields) for item in document]
-    if not isinstance(document, dict):
-        return document
-    return {name: MARK if name in fields else _hidden(value, fields) for name, value in document.items()}
 
 
 def _has_mark(value: Any) -> bool:

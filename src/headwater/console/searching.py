@@ -1,4 +1,7 @@
-"""Looking through the messages that wait in a queue, slice by slice, without leasing them."""
+"""Looking through the messages that wait in a queue, slice by slice, without leasing them.
+
+A page looks for a moment only: how far it came, and where to go on, is in its answer.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from typing import Any, NamedTuple
 from headwater.console.screens import View
 
 SHOWN = 50
-SLICE = 500
+SLICE = 250
 MOST = 5000
-"""So many messages are looked at for one page."""
+"""So many messages are looked at for one page,"""
+LOOKING_S = 0.12
+"""and for so long: a slice that was begun is looked at to its end."""
 
 
 class Found(NamedTuple):
@@ -30,7 +35,8 @@ async def find_messages(view: View, queue: str, wanted: str, group: str, after: 
     groups: Counter[str] = Counter()
     looked_at, more = 0, True
     step = SLICE if wanted or group else SHOWN
-    while more and looked_at < MOST and len(found) < SHOWN:
+    end = view.clock.monotonic() + LOOKING_S
+    while more and looked_at < MOST and len(found) < SHOWN and (not looked_at or view.clock.monotonic() < end):
         page = await view.ask("peek", queue=queue, limit=step, after=after)
         more = page["next"] is not None
         for message in page["messages"]:

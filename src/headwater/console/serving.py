@@ -20,7 +20,7 @@ from headwater.console.stream import Stream
 from headwater.errors import DeclarationError
 from headwater.events import Caller
 from headwater.runtime.admin import Admin
-from headwater.runtime.rules import read_secret
+from headwater.runtime.posting import read_secret
 
 MIN_TOKEN = 16
 

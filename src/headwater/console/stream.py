@@ -2,7 +2,7 @@
 
 Topics are fingerprints of what the operations answer: a page that hears a new one fetches its parts anew. They are
 worked out only while somebody listens for them, and the more seldom the longer that and the pages take: keeping pages
-fresh takes a twentieth of the server's time, until they are as old as they may be. The stream ends when the server
+fresh takes a fortieth of the server's time, until they are as old as they may be. The stream ends when the server
 drains, and when its page is closed.
 """
 
@@ -23,7 +23,7 @@ from headwater.errors import HeadwaterError
 PERIOD_S = 1.0
 MOST_S = 10.0
 """The longest pause between two looks."""
-_PAUSE_FOR_WORK = 20
+_PAUSE_FOR_WORK = 40
 _ALIVE_S = 15.0
 Sample = Callable[[House], Awaitable[object]]
 
@@ -69,7 +69,7 @@ TOPICS: dict[str, Sample] = {
 class Stream:
     def __init__(self, house: House, clock: Clock) -> None:
         self._house = house
-        self._clock = clock
+        self.clock = clock
         self._marks: dict[str, str] = {}
         self._listeners: dict[asyncio.Queue[dict[str, str] | None], frozenset[str]] = {}
         self._spent_s = 0.0
@@ -84,11 +84,11 @@ class Stream:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """A page is made."""
-        begun = self._clock.monotonic()
+        begun = self.clock.monotonic()
         try:
             yield
         finally:
-            self._spent_s += self._clock.monotonic() - begun
+            self._spent_s += self.clock.monotonic() - begun
 
     def end(self) -> None:
         """The server drains: all streams end."""
@@ -127,7 +127,7 @@ class Stream:
     async def _watch(self) -> None:
         while self._listeners:
             self._stirred.clear()
-            begun = self._clock.monotonic()
+            begun = self.clock.monotonic()
             changed = {}
             for topic in frozenset().union(*self._listeners.values()) & TOPICS.keys():
                 mark = await self._mark(TOPICS[topic])
@@ -136,10 +136,10 @@ class Stream:
             if changed:
                 for listener in self._listeners:
                     listener.put_nowait(changed)
-            worked_s = self._clock.monotonic() - begun + self._spent_s
+            worked_s = self.clock.monotonic() - begun + self._spent_s
             self._spent_s = 0.0
             pause_s = min(max(PERIOD_S, worked_s * _PAUSE_FOR_WORK), MOST_S)
-            sleeping = asyncio.ensure_future(self._clock.sleep(pause_s))
+            sleeping = asyncio.ensure_future(self.clock.sleep(pause_s))
             stirred = asyncio.ensure_future(self._stirred.wait())
             try:
                 await asyncio.wait({sleeping, stirred}, return_when=asyncio.FIRST_COMPLETED)

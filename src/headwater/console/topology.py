@@ -140,7 +140,9 @@ def _nodes(answers: Answers, links: list[Link]) -> dict[str, Node]:
 def _unlisted(id: str) -> Node:
     """What comes from outside; or a source that is the server's own."""
     kind, _, name = id.partition(":")
-    return Node(id, "entry", f"{name}/from outside") if kind == "entry" else Node(id, "topic", name)
+    if kind == "entry":
+        return Node(id, "entry", f"{name.partition('/')[0]}/outside", "requests, schedules and commands")
+    return Node(id, "topic", name)
 
 
 def _of(name: str) -> str:
@@ -253,7 +255,8 @@ def _seen(topology: Mapping[str, Any], queues: frozenset[str]) -> list[tuple[str
 
 
 def _entry(resource: str) -> str:
-    return f"entry:{resource.partition('/')[0]}"
+    """One for each resource: edges of one for many would cross all others."""
+    return f"entry:{resource}"
 
 
 def _into(queue: str, ways: list[tuple[str, str]], answers: Answers, direct: frozenset[str]) -> Iterator[Link]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headwater.aws.names import is_stack
 from headwater.clock import Clock, SystemClock
 from headwater.engine import Counted, Engine
 from headwater.errors import DeclarationError
@@ -22,7 +23,8 @@ DEFAULT_STORE = "sqlite:.headwater"
 def make_engine(url: str, *, clock: Clock | None = None, read_only: bool = False) -> Engine:
     """The engine of a store's URL, not yet opened.
 
-    "sqlite:DIRECTORY" (relative, or absolute with a leading /), or "postgresql://USER@HOST:PORT/DATABASE?schema=NAME".
+    "sqlite:DIRECTORY" (relative, or absolute with a leading /), "postgresql://USER@HOST:PORT/DATABASE?schema=NAME",
+    or "aws:STACK" for what is deployed under this name where the environment's AWS_… say.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite" and rest:
@@ -34,10 +36,14 @@ def make_engine(url: str, *, clock: Clock | None = None, read_only: bool = False
         from headwater.engines.postgres.engine import PostgresEngine
 
         return PostgresEngine(url, clock=clock or SystemClock(), read_only=read_only)
+    if scheme == "aws" and is_stack(rest):
+        from headwater.engines.aws.engine import AwsEngine
+
+        return AwsEngine(rest, clock=clock or SystemClock(), read_only=read_only)
     raise DeclarationError(
         f"no engine for the store {shown_store(url)!r}",
         operation="open",
-        hint='write it as "sqlite:DIRECTORY" or "postgresql://HOST/DATABASE"',
+        hint='write it as "sqlite:DIRECTORY", "postgresql://HOST/DATABASE" or "aws:STACK"',
     )
 
 
@@ -51,9 +57,9 @@ async def open_engine(url: str, *, clock: Clock | None = None, read_only: bool =
 async def migrate_store(url: str, *, check: bool = False) -> list[str]:
     """Run the steps that the store's schema lacks, and name them; with `check` only name them.
 
-    A SQLite store has none: the process that opens it brings it up to date.
+    A SQLite store has none: the process that opens it brings it up to date. Nor has one on AWS, which is deployed.
     """
-    if is_file_store(url):
+    if is_file_store(url) or url.startswith("aws:"):
         return []
     from headwater.engines.postgres.database import Address, Database
     from headwater.engines.postgres.migrations import migrate, missing_steps

@@ -19,11 +19,12 @@ from headwater.clock import Clock
 from headwater.errors import Forbidden, Throttled, Unauthenticated
 from headwater.events import Caller
 from headwater.http.context import RequestContext
+from headwater.http.credentials import refused
 from headwater.http.issuers import Issuer, KeySpec
 from headwater.http.jwks import Fetch
 from headwater.http.keys import Key, KeyRing, Rows
 from headwater.http.metering import Meter, UsageStore
-from headwater.http.tokens import TokenVerifier, refused
+from headwater.http.tokens import TokenVerifier
 from headwater.quota import Plan
 
 if TYPE_CHECKING:

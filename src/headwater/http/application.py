@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from headwater.errors import HeadwaterError, status_of
 from headwater.http.answers import PROBLEM, error_body, error_headers, invalid_values, problem
+from headwater.http.api_page import add_api_page
 from headwater.http.context import KEY, RequestContext
 from headwater.http.expose import routes_of
 from headwater.http.ingest import route_of
@@ -33,9 +34,10 @@ def make_http(app: App[Any]) -> FastAPI:
     The layer stands last in the middleware, so that what users add lies outside of it, and inside of it only
     FastAPI's handling of exceptions: a handled exception is a response like any other, judged by its status.
     """
-    http = Endpoints(title=app.name, exception_handlers=HANDLERS)
+    http = Endpoints(title=app.name, exception_handlers=HANDLERS, docs_url=None, redoc_url=None)
     http.user_middleware.append(Middleware(UnitLayer, owner=app))
     describe_api(http)
+    add_api_page(http)
     return http
 
 

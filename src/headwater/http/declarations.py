@@ -10,6 +10,7 @@ import msgspec
 
 from headwater.codec import field_names
 from headwater.errors import DeclarationError
+from headwater.permits import declared_at
 
 if TYPE_CHECKING:
     from headwater.app import App
@@ -35,7 +36,7 @@ class Way(msgspec.Struct, frozen=True):
 
 
 class Exposure(msgspec.Struct, frozen=True, kw_only=True):
-    """A table served at a path. `read` and `write` are set where a method needs them."""
+    """A table served at a path. `read` and `write` are set where a method needs them; `place` is file and line."""
 
     table: Any
     path: str
@@ -43,6 +44,7 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True):
     read: Any
     write: Any
     owner: str
+    place: str
 
     @property
     def owns_partition(self) -> bool:
@@ -85,6 +87,7 @@ class ObjectExposure(msgspec.Struct, frozen=True, kw_only=True):
     read: Any
     write: Any
     own_prefix: bool
+    place: str
 
     @property
     def title(self) -> str:
@@ -103,6 +106,7 @@ class Ingestion(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     auth: Any
     group: str
+    place: str
 
     @property
     def title(self) -> str:
@@ -119,6 +123,7 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     queue: Any
     path: str
     auth: Any
+    place: str
 
     @property
     def title(self) -> str:
@@ -158,7 +163,9 @@ def declare_exposure(
             if auth is None:
                 raise _no_auth(name, path, f"{', '.join(used)} is served")
             _check_auth(name, auth, path, "owner=" if owner else "")
-    exposure = Exposure(table=table, path=path, methods=tuple(methods), read=read, write=write, owner=owner)
+    exposure = Exposure(
+        table=table, path=path, methods=tuple(methods), read=read, write=write, owner=owner, place=declared_at()
+    )
     _check_owner(exposure)
     _check_parameters(exposure)
     _check_unserved(app, exposure)
@@ -182,7 +189,9 @@ def declare_objects(
     for name, auth in (("read", read), ("write", write)):
         if auth is not None:
             _check_auth(name, auth, path, "own_prefix=True" if own_prefix else "")
-    exposure = ObjectExposure(bucket=bucket, path=path, read=read, write=write, own_prefix=own_prefix)
+    exposure = ObjectExposure(
+        bucket=bucket, path=path, read=read, write=write, own_prefix=own_prefix, place=declared_at()
+    )
     _check_unserved(app, exposure)
     return exposure
 
@@ -196,7 +205,7 @@ def declare_ingestion(app: App[Any], queue: Queue[Any], path: str, *, auth: Auth
     if queue.spec.fifo and not group:
         raise _refused(f"{queue.name} is a FIFO queue", path, "say which field is the group: group=")
     _check_field(queue.model, group, path, "group")
-    ingestion = Ingestion(queue=queue, path=path, auth=auth, group=group)
+    ingestion = Ingestion(queue=queue, path=path, auth=auth, group=group, place=declared_at())
     _check_unserved(app, ingestion)
     return ingestion
 
@@ -208,7 +217,7 @@ def declare_opening(app: App[Any], queue: Queue[Any], path: str, *, auth: Auth) 
         raise _refused(f"the queue {queue.name} belongs to another app", path)
     _check_auth("auth", auth, path, "a receipt")
     check_unconsumed(app, queue.name)
-    opening = Opening(queue=queue, path=path, auth=auth)
+    opening = Opening(queue=queue, path=path, auth=auth, place=declared_at())
     _check_unserved(app, opening)
     return opening
 

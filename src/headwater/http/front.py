@@ -32,7 +32,7 @@ EXPOSED = (
 
 
 class Front:
-    """Each app under `/<its name>`; `/` lists them, `/live` and `/ready` tell the server's health.
+    """Each app under `/<its name>`, behind the root path; `/` lists them, `/live` and `/ready` tell how the server is.
 
     `unready` says why the server is not ready, "" when it is. A request that a stop cuts off is answered with 503.
     """
@@ -42,11 +42,12 @@ class Front:
         self.unready = "the server starts"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
+        root: str = scope.get("root_path", "")
+        path: str = scope["path"].removeprefix(root)
         name = path[1:].partition("/")[0]
         app = self.apps.get(name)
         if app is not None:
-            scope["root_path"] = f"{scope.get('root_path', '')}/{name}"
+            scope["root_path"] = f"{root}/{name}"
             try:
                 await app(scope, receive, send)
             except asyncio.CancelledError:
@@ -54,11 +55,11 @@ class Front:
                     raise
                 await _answer_cut_off(scope, receive, send)
         elif scope["type"] == "http":
-            await self._own(path)(scope, receive, send)
+            await self._own(path or "/", root)(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
-    def _own(self, path: str) -> Response:
+    def _own(self, path: str, root: str) -> Response:
         if path == "/live":
             return _fresh({"status": "live"})
         if path == "/ready":
@@ -66,7 +67,8 @@ class Front:
                 _problem(Unavailable(self.unready, operation="ready")) if self.unready else _fresh({"status": "ready"})
             )
         if path == "/":
-            return JSONResponse({"apps": {name: {"url": f"/{name}", "docs": f"/{name}/docs"} for name in self.apps}})
+            urls = {name: f"{root}/{name}" for name in self.apps}
+            return JSONResponse({"apps": {name: {"url": url, "docs": f"{url}/docs"} for name, url in urls.items()}})
         hint = f"the apps served here are {', '.join(sorted(self.apps)) or 'none'}"
         return _problem(UnknownResource("no app of this name is served here", operation="request", hint=hint))
 

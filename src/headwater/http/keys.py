@@ -21,8 +21,8 @@ import msgspec
 from headwater.clock import Clock
 from headwater.errors import Unauthenticated
 from headwater.events import Caller
+from headwater.http.credentials import refused
 from headwater.http.issuers import KeySpec
-from headwater.http.tokens import refused
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM, CHECKSUM = 32, 6

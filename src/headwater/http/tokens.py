@@ -22,8 +22,9 @@ from jwt.exceptions import ExpiredSignatureError, ImmatureSignatureError, Invali
 
 from headwater.clock import Clock
 from headwater.durations import to_ms
-from headwater.errors import DeclarationError, Unauthenticated
+from headwater.errors import DeclarationError
 from headwater.events import Caller
+from headwater.http.credentials import refused
 from headwater.http.issuers import FAMILIES, Issuer
 from headwater.http.jwks import Fetch, KeySet
 
@@ -161,10 +162,6 @@ def _words(roles: Any) -> list[str]:
     if isinstance(roles, str):
         return roles.split()
     return [role for role in roles if isinstance(role, str)] if isinstance(roles, list) else []
-
-
-def refused(why: str) -> Unauthenticated:
-    return Unauthenticated(why, operation="authenticate", hint="send Authorization: Bearer TOKEN or X-Api-Key: KEY")
 
 
 def development_secret(path: Path) -> bytes:

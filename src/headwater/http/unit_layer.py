@@ -39,6 +39,7 @@ from headwater.http.lifespan import state_of
 from headwater.http.limits import Limits
 from headwater.http.request_trace import joined, request_span, tracestate
 from headwater.http.routes import known_method, route_of
+from headwater.permits import RequestPermit, acting
 from headwater.tracing import Span
 from headwater.unit import Claim, Origin
 from headwater.work import RERUNS, UnitOfWork, back_off, current, current_request
@@ -152,6 +153,7 @@ class UnitLayer:
     ) -> HeadwaterError | None:
         """Run the application once; why its commit was refused. An exception after stale reads is a conflict."""
         token, outer = current.set(unit), current_request.set(request)
+        permitted = acting.set(RequestPermit(self._app, request.scope))
         try:
             await self._inner(request.scope, request.receive, response.send)
         except Exception:
@@ -166,6 +168,7 @@ class UnitLayer:
         finally:
             if not unit.closed:
                 unit.close("its request ended")
+            acting.reset(permitted)
             current_request.reset(outer)
             current.reset(token)
         return response.refusal

@@ -13,6 +13,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import apsw
@@ -153,9 +154,11 @@ def _prepare(question: Question, deadline: Deadline, snapshot: Snapshot, views: 
 def _event_part(question: Question) -> Callable[..., Any]:
     """A part of an event's envelope, without the hidden fields of its source."""
 
+    decode = lru_cache(maxsize=1)(decode_envelope)  # the parts of one event are asked for one after the other
+
     def part(*values: Any) -> Any:
         body, source, name = values
-        event = decode_envelope(body)
+        event = decode(body)
         value = getattr(event, name)
         if isinstance(value, bytes):
             if fields := question.hidden.get(source):

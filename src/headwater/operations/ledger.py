@@ -52,6 +52,10 @@ class Ledger:
         self.deadlines = f"{name}-deadlines"
         self.notices = f"{name}-notices"
 
+    @property
+    def queues(self) -> tuple[str, ...]:
+        return self.calls, self.deadlines, self.notices
+
     def table_specs(self) -> dict[str, TableSpec]:
         states = (IndexSpec("by-state", "state", "requested_ms"), IndexSpec("by-standing", "standing", "requested_ms"))
         due = (IndexSpec("due", "standing", "next_ms"), IndexSpec("by-contract", "contract", "subject"))
@@ -66,8 +70,7 @@ class Ledger:
         }
 
     def queue_specs(self) -> list[QueueSpec]:
-        names = (self.calls, self.deadlines, self.notices)
-        return [QueueSpec(name=name, max_receives=TRIES, retention_ms=KEPT_MS) for name in names]
+        return [QueueSpec(name=name, max_receives=TRIES, retention_ms=KEPT_MS) for name in self.queues]
 
     def notice_routes(self) -> list[RouteSpec]:
         """A contract change has begun or ended, or nobody is affected any more."""

@@ -32,6 +32,7 @@ from headwater.operations.tracked import (
     Tracked,
     tracked_codec,
 )
+from headwater.permits import Guarded, declared_at, guard
 from headwater.sources import Pattern, Source
 from headwater.tables import ChangeSource, Page, Table
 from headwater.work import alone, current
@@ -95,7 +96,7 @@ class Transition(ChangeSource[E], Generic[E]):
         return super().route(target, match=match, group=group, delay=delay, **patterns)
 
 
-class Operation(Generic[Q, A]):
+class Operation(Guarded, Generic[Q, A]):
     """Declared by `app.operation`: work that a third party does in its own time, one at a time for each subject.
 
     `on_start`, `on_poll` and, if the third party can be asked to stop, `on_cancel` make the calls and return the raw
@@ -104,9 +105,12 @@ class Operation(Generic[Q, A]):
     the current unit of work, or a commit of its own.
     """
 
+    kind = "operation"
+
     def __init__(self, app: App[Any], name: str, request: type[Q], answer: type[A], options: OperationOptions) -> None:
         self.app = app
         self.name = name
+        self.place = declared_at()
         self.ledger = Ledger(name)
         self._every, self._overdue = options["every"], options["overdue"]
         self._service = options["service"]
@@ -200,6 +204,12 @@ class Operation(Generic[Q, A]):
         if problem:
             raise DeclarationError(problem, operation="declare operation", resource=self.name)
 
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """The app's, as far as they are declared."""
+        found = (*self._calls.ask.values(), self._reader.judge, self._reader.find_id)
+        return tuple(fn for fn in found if fn is not None)
+
     def handlers(self) -> list[HandlerSpec]:
         """The handlers of the operation's own queues."""
         ledger, name = self.ledger, self.name.partition("/")[2]
@@ -236,6 +246,7 @@ class Operation(Generic[Q, A]):
         A subject has one open operation at most: while there is one, its id is returned, the new data is not looked at,
         and a wish to cancel it is withdrawn. After its end a new one begins. Raises `InvalidValue`.
         """
+        guard(self, "request")
         body = self._requests.encode(data)
         self.opened.key(subject)
         return await alone(
@@ -250,10 +261,12 @@ class Operation(Generic[Q, A]):
         third party to stop it. Without `on_cancel`, or when it refuses, the operation is polled until it ends, and the
         record says that it was not wanted (`cancel_requested_ms`).
         """
+        guard(self, "cancel")
         return await alone(self.app.binding.engine, lambda unit: self.ledger.cancel(unit, subject))
 
     async def poll(self, subject: str) -> bool:
         """Poll the subject's operation now; False when none is open."""
+        guard(self, "poll")
         return await alone(self.app.binding.engine, lambda unit: self.ledger.poll(unit, subject))
 
     async def poll_due(self) -> int:
@@ -262,10 +275,12 @@ class Operation(Generic[Q, A]):
         It is done in slices, each a commit of its own and none of them part of the current unit of work: it may be
         repeated without harm.
         """
+        guard(self, "poll")
         return await self.ledger.poll_due(self.app.binding.engine)
 
     async def get(self, subject: str) -> Tracked[Q] | None:
         """The subject's last operation as committed, with its present figures."""
+        guard(self, "get")
         found = await self.ledger.latest(self.app.binding.engine, subject)
         return None if found is None else self._typed(found)
 
@@ -273,10 +288,12 @@ class Operation(Generic[Q, A]):
         self, state: State | Literal["overdue", "open"], *, limit: int = 100, cursor: str | None = None
     ) -> Page[Tracked[Q]]:
         """Operations in a state, or all that are overdue, or open and not overdue; the oldest request first."""
+        guard(self, "query")
         if state not in (*STATES, "overdue", "open"):
             raise InvalidValue(f"there is no state {state!r}", operation="query", resource=self.name)
         index = "by-state" if state in STATES else "by-standing"
-        return await self.table.query(state, index=index, limit=limit, cursor=cursor)
+        table = self.table
+        return await table.page_of(table.query_of((state,), index=index, limit=limit, cursor=cursor))
 
     def _count(self, call: Call, outcome: str) -> None:
         told = series("operation_calls_total", operation=self.name, call=call, outcome=outcome)

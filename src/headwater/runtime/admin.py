@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from headwater.errors import UnknownResource
@@ -61,9 +62,13 @@ class Admin(
     `InvalidValue` for parameters that are wrong.
     """
 
+    @cached_property
+    def _operations(self) -> dict[str, Operation]:
+        return operations_of(self)
+
     def describe(self) -> list[dict[str, Any]]:
         """The operations with their parameters and documentation."""
-        return [operation.described() for operation in operations_of(self).values()]
+        return [operation.described() for operation in self._operations.values()]
 
     def writes(self, operation: str) -> bool:
         """Whether the operation needs the store's owner."""
@@ -89,10 +94,11 @@ class Admin(
         return answer
 
     def _find(self, operation: str) -> Operation:
-        operations = operations_of(self)
-        found = operations.get(operation)
+        found = self._operations.get(operation)
         if found is None:
             raise UnknownResource(
-                "there is no such operation", operation=operation, hint=f"there are {', '.join(sorted(operations))}"
+                "there is no such operation",
+                operation=operation,
+                hint=f"there are {', '.join(sorted(self._operations))}",
             )
         return found

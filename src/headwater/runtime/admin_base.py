@@ -15,6 +15,7 @@ from headwater.codec import decode_json, encode_json
 from headwater.engine import Engine
 from headwater.errors import DeclarationError, InvalidValue, UnknownResource
 from headwater.events import Envelope
+from headwater.grants import Permits
 from headwater.graph import build_graph
 from headwater.http.access import Access
 from headwater.http.limits import Limits
@@ -96,6 +97,7 @@ class AdminBase:
         self.webhooks = supervisor.webhooks if supervisor else alone
         self.mail = supervisor.mail if supervisor else unsent
         self.tracer = supervisor.tracer if supervisor else unwritten
+        self.permits = supervisor.permits if supervisor else Permits(build_graph([self.system.app]))
 
     @property
     def access(self) -> Access:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -12,8 +13,10 @@ from headwater.codec import check_json, encode_json
 from headwater.engine import DeadLetter, Question
 from headwater.errors import InvalidValue, TooLarge, UnknownResource
 from headwater.events import Delivery
+from headwater.inspecting.answering import Deadline
 from headwater.runtime.admin_base import AdminBase, event_json, time_of
-from headwater.runtime.operations import Document, Limit, operation
+from headwater.runtime.masking import searchable
+from headwater.runtime.operations import Document, Hide, Limit, operation
 from headwater.runtime.rehearsal import rehearse
 from headwater.unit import MAX_MESSAGE, Redrive, new_commit
 
@@ -31,12 +34,15 @@ _EXCEPTION = """
 """
 """What `exception_of` says, in SQL."""
 _GROUPS = f"""
-    SELECT queue, {_EXCEPTION} AS exception, count(*) AS count, min(died) AS first, max(died) AS last,
-        max(id) AS newest, reason AS example
-    FROM dead_letters
-    WHERE (:queue = '' OR queue = :queue) AND (:search = '' OR instr(lower(reason), :search)
-        OR instr(lower(coalesce(subject, '')), :search) OR instr(lower(coalesce(data, '')), :search))
-    GROUP BY 1, 2 ORDER BY count(*) DESC, 1, 2
+    WITH found AS (
+        SELECT queue, {_EXCEPTION} AS exception, count(*) AS count, min(id) AS oldest, max(id) AS newest
+        FROM dead_letters
+        WHERE (:queue = '' OR queue = :queue) AND (:search = '' OR instr(lower(reason), :search)
+            OR instr(lower(coalesce(subject, '')), :search) OR instr(lower(coalesce(data, '')), :search))
+        GROUP BY 1, 2)
+    SELECT found.queue, exception, count, first.died AS first, last.died AS last, newest, last.reason AS example
+    FROM found JOIN dead_letters first ON first.id = oldest JOIN dead_letters last ON last.id = newest
+    ORDER BY count DESC, 1, 2
 """
 _exception = re.compile(r"([A-Za-z0-9_.]+): ").match
 
@@ -48,10 +54,11 @@ def exception_of(reason: str) -> str:
 
 
 class Chosen(NamedTuple):
-    """Which dead letters: those that died of the exception and have the text (in lower case)."""
+    """Which dead letters: those that died of the exception and have the text (in lower case), not in hidden fields."""
 
     exception: str = ""
     search: str = ""
+    hide: Sequence[str] = ()
 
     @property
     def chooses(self) -> bool:
@@ -60,8 +67,10 @@ class Chosen(NamedTuple):
     def takes(self, letter: DeadLetter) -> bool:
         if self.exception and exception_of(letter.reason) != self.exception:
             return False
-        texts = (letter.reason, letter.event.subject, (letter.event.data or b"").decode())
-        return not self.search or any(self.search in text.lower() for text in texts)
+        if not self.search:
+            return True
+        texts = (letter.reason, letter.event.subject, searchable(letter.event.data, self.hide))
+        return any(self.search in text.lower() for text in texts)
 
 
 class Which(NamedTuple):
@@ -78,16 +87,24 @@ class Which(NamedTuple):
 class LetterOperations(AdminBase):
     @operation()
     async def dead_letters(
-        self, *, queue: str = "", exception: str = "", search: str = "", limit: Limit = 100, after: Moment = 0
+        self,
+        *,
+        queue: str = "",
+        exception: str = "",
+        search: str = "",
+        hide: Hide = [],  # noqa: B006
+        limit: Limit = 100,
+        after: Moment = 0,
     ) -> dict[str, Any]:
         """Dead letters of a queue, or of all, oldest first. `after` is the `next` of the page before.
 
         `exception` keeps those that died of it (as `dead-letter-groups` names it), `search` those with the text in
-        their reason, subject or data. Then a page may be short, or empty, and there is more all the same.
+        their reason, subject or data, but for fields of the names `hide`. Then a page may be short, or empty, and there
+        is more all the same.
         """
         if queue:
             await self._check_queue(queue)
-        chosen = Chosen(exception, search.lower())
+        chosen = Chosen(exception, search.lower(), hide)
         scanned = await self.engine.dead_letters(queue, max(limit, SCAN) if chosen.chooses else limit, after)
         found = [letter for letter in scanned if chosen.takes(letter)]
         following = scanned[-1].id if len(scanned) == max(limit, SCAN if chosen.chooses else 0) else None
@@ -97,11 +114,40 @@ class LetterOperations(AdminBase):
         return {"dead_letters": [letter_json(letter) for letter in found], "next": following}
 
     @operation()
-    async def dead_letter_groups(self, *, queue: str = "", search: str = "") -> dict[str, Any]:
-        """How many dead letters died of what, by queue and exception, most first; at most 1,000 groups."""
-        question = Question(statement=_GROUPS, parameters={"queue": queue, "search": search.lower()})
+    async def dead_letter_groups(
+        self,
+        *,
+        queue: str = "",
+        search: str = "",
+        hide: Hide = [],  # noqa: B006
+        seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 10,
+    ) -> dict[str, Any]:
+        """How many dead letters died of what, by queue and exception, most first; at most 1,000 groups.
+
+        All letters are looked at; when that takes longer than `seconds`, it is given up (`TimedOut`). `search` and
+        `hide` are as of `dead-letters`.
+        """
+        question = Question(statement=_GROUPS, parameters={"queue": queue, "search": search.lower()}, seconds=seconds)
+        if search and hide:
+            return {"groups": await self._grouped(queue, Chosen("", search.lower(), hide), Deadline(question))}
         answer = await self.engine.ask(question)
         return {"groups": [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]}
+
+    async def _grouped(self, queue: str, chosen: Chosen, deadline: Deadline) -> list[dict[str, Any]]:
+        """What `_GROUPS` answers, of the letters that are chosen."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        after: int | None = 0
+        while after is not None:
+            if deadline.left_s < 0:
+                raise deadline.missed()
+            letters = await self.engine.dead_letters(queue, SLICE, after)
+            after = letters[-1].id if len(letters) == SLICE else None
+            for letter in filter(chosen.takes, letters):
+                exception, died = exception_of(letter.reason), time_of(letter.died_ms)
+                named = {"queue": letter.queue, "exception": exception, "count": 0, "first": died}
+                group = found.setdefault((letter.queue, exception), named)
+                group |= {"count": group["count"] + 1, "last": died, "newest": letter.id, "example": letter.reason}
+        return sorted(found.values(), key=lambda group: (-group["count"], group["queue"], group["exception"]))[:1000]
 
     @operation()
     async def dead_letter(self, *, id: int) -> dict[str, Any]:
@@ -116,6 +162,7 @@ class LetterOperations(AdminBase):
         queue: str = "",
         exception: str = "",
         search: str = "",
+        hide: Hide = [],  # noqa: B006
         data: Document | None = None,
         reason: str = "",
         limit: Annotated[int, msgspec.Meta(ge=1, le=SLICE)] = SLICE,
@@ -124,14 +171,14 @@ class LetterOperations(AdminBase):
     ) -> dict[str, Any]:
         """Put dead letters back at the tail of their queue: those of `ids`, or a slice of what the filter chooses.
 
-        The filter is `queue`, `exception` and `search`, as of `dead-letters`. `data` replaces the message of a single
-        one. What the filter chooses is redriven slice by slice: hand the answer's `next` and `until` to the following
-        call; letters that died after the first call are left alone.
+        The filter is `queue`, `exception`, `search` and `hide`, as of `dead-letters`. `data` replaces the message of
+        a single one. What the filter chooses is redriven slice by slice: hand the answer's `next` and `until` to the
+        following call; letters that died after the first call are left alone.
         """
         body = None
         if data is not None:
             body = await self._edited(ids, data)
-        which = Which(ids, queue, Chosen(exception, search.lower()), limit, after, until)
+        which = Which(ids, queue, Chosen(exception, search.lower(), hide), limit, after, until)
         return await self._settle("redrive", which, Redrive(0, data=body, reason=reason))
 
     @operation(writes=True)
@@ -142,13 +189,14 @@ class LetterOperations(AdminBase):
         queue: str = "",
         exception: str = "",
         search: str = "",
+        hide: Hide = [],  # noqa: B006
         reason: str = "",
         limit: Annotated[int, msgspec.Meta(ge=1, le=SLICE)] = SLICE,
         after: Moment = 0,
         until: Moment = 0,
     ) -> dict[str, Any]:
         """Remove dead letters for good: those of `ids`, or a slice of what the filter chooses (as `redrive`)."""
-        which = Which(ids, queue, Chosen(exception, search.lower()), limit, after, until)
+        which = Which(ids, queue, Chosen(exception, search.lower(), hide), limit, after, until)
         return await self._settle("discard", which, Redrive(0, discard=True, reason=reason))
 
     @operation(writes=True)

@@ -11,7 +11,8 @@ from headwater.codec import decode_json
 from headwater.engine import TracedEvent
 from headwater.errors import UnknownResource
 from headwater.runtime.admin_base import AdminBase, time_of
-from headwater.runtime.operations import Limit, Name, operation
+from headwater.runtime.masking import searchable
+from headwater.runtime.operations import Hide, Limit, Name, operation
 from headwater.runtime.trace_tests import write_test
 
 WINDOW = 1000
@@ -25,6 +26,7 @@ class TraceOperations(AdminBase):
         self,
         *,
         search: str = "",
+        hide: Hide = [],  # noqa: B006
         state: Literal["", "done", "waiting", "dead"] = "",
         limit: Limit = 50,
         before: Annotated[int, msgspec.Meta(ge=0)] = 0,
@@ -32,7 +34,8 @@ class TraceOperations(AdminBase):
         """The traces of the last events, newest first: with what each began, and what became of its messages.
 
         `search` keeps those with the text in an id, source, subject or data, `state` those with a message in this
-        state. A page looks at 1,000 events; hand its `next` to the following call as `before`.
+        state. A page looks at 1,000 events; hand its `next` to the following call as `before`. `search` looks past
+        fields of the names `hide`.
         """
         events = await self.engine.events(max(before - 1 - WINDOW, 0) if before else -1, WINDOW)
         if before:
@@ -43,7 +46,7 @@ class TraceOperations(AdminBase):
         kept = [
             trace
             for trace in sorted(found.values(), key=lambda trace: -trace[-1].position)
-            if _has_state(trace, state) and (not search or any(_has(traced, search.lower()) for traced in trace))
+            if _has_state(trace, state) and (not search or any(_has(traced, search.lower(), hide) for traced in trace))
         ]
         lowest = events[0].position if events else 0
         following = lowest if lowest > 1 else None
@@ -70,9 +73,9 @@ def _has_state(trace: Sequence[TracedEvent], state: str) -> bool:
     return not state or any(state in traced.messages.values() for traced in trace)
 
 
-def _has(traced: TracedEvent, search: str) -> bool:
+def _has(traced: TracedEvent, search: str, hide: Sequence[str]) -> bool:
     event = traced.event
-    texts = (event.id, event.trace, event.source, event.subject, (event.data or b"").decode())
+    texts = (event.id, event.trace, event.source, event.subject, searchable(event.data, hide))
     return any(search in text.lower() for text in texts)
 
 

@@ -36,6 +36,7 @@ from headwater.errors import (
 from headwater.events import Delivery
 from headwater.handlers import HandlerSpec
 from headwater.metrics import Histogram
+from headwater.permits import Permit, acting
 from headwater.runtime.acks import FULL_DISK_PAUSE_S, Acks
 from headwater.runtime.executor import Executor, Submitted, Work
 from headwater.tracing import Tracer
@@ -73,6 +74,7 @@ class Consumer:
         threads: Threads,
         *,
         tracer: Tracer,
+        permit: Permit | None = None,
     ) -> None:
         self.spec = spec
         self.policy = policy
@@ -83,7 +85,7 @@ class Consumer:
         self._clock = clock
         self._acks = Acks(engine, clock, self._acked)
         self._executor = Executor(engine, clock, spec, policy, threads=threads, acks=self._acks, tracer=tracer)
-        self._context = _log_context(spec)
+        self._context = _context_of(spec, permit)
         self._buffer: deque[Work] = deque()
         self._held: dict[Held, Delivery] = {}
         self._slots: set[asyncio.Task[None]] = set()
@@ -366,11 +368,12 @@ class Consumer:
             self._extend_later()
 
 
-def _log_context(spec: HandlerSpec) -> contextvars.Context:
-    """What lines of the log say that the handler's code writes, set once for all its attempts."""
+def _context_of(spec: HandlerSpec, permit: Permit | None) -> contextvars.Context:
+    """What the handler's code may do, and what the lines of the log say that it writes; for all its attempts."""
     context = contextvars.copy_context()
     app = spec.queue.partition("/")[0]
     context.run(current.set, None)
     context.run(current_request.set, None)
+    context.run(acting.set, permit)
     context.run(structlog.contextvars.bind_contextvars, app=app, handler=spec.name, queue=spec.queue)
     return context

@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,15 @@ class PublicListener(Listener):
             await super().serve(sockets)
         finally:
             self.edge.end()
+
+
+async def until_started(listeners: Sequence[Listener], servers: Sequence[asyncio.Task[None]]) -> None:
+    """Until all take connections. Raises what ends one of their servers before."""
+    while not all(listener.started for listener in listeners):
+        for server in servers:
+            if server.done():
+                server.result()
+        await asyncio.sleep(0.005)
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:

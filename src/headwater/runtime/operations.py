@@ -18,6 +18,8 @@ Slice = Annotated[int, msgspec.Meta(ge=1, le=500)]
 Position = Annotated[int, msgspec.Meta(ge=-1)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Document = dict[str, Any]
+Hide = list[str]
+"""Names of fields that a search does not look into."""
 _MARK = "__operation_writes__"
 
 

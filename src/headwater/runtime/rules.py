@@ -13,19 +13,15 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from pydantic import SecretStr
 
 from headwater.config import Config
-from headwater.durations import to_ms
 from headwater.errors import DeclarationError
 from headwater.http.access import AccessRules
 from headwater.http.issuers import FAMILIES, Issuer
 from headwater.http.jwks import MIN_RSA_BITS
 from headwater.http.tokens import SECRET_BYTES, development_secret
-from headwater.mail_settings import Smtp, check_address, check_addresses
-from headwater.runtime.mail import MailRules
+from headwater.runtime.posting import read_secret
 from headwater.runtime.scale_targets import ScaleRules
-from headwater.runtime.smtp import SmtpServer
 from headwater.runtime.webhooks import WebhookRules
 from headwater.webhooks import secret_key
 
@@ -60,42 +56,12 @@ def webhook_rules(config: Config) -> WebhookRules:
     return WebhookRules(config.webhooks, Path(config.secret_key_file))
 
 
-def mail_rules(config: Config, environ: Mapping[str, str] | None = None) -> MailRules:
-    """The server that takes mail, and who gets alarms. Raises `DeclarationError` when its password is not there."""
-    variables = os.environ if environ is None else environ
-    post = None if config.smtp is None else smtp_server(config.smtp, variables)
-    return MailRules(post, tuple(check_addresses(config.alerts)))
-
-
-def smtp_server(smtp: Smtp, variables: Mapping[str, str]) -> SmtpServer:
-    """The server as it is called, the password read from the variable that is named."""
-    return SmtpServer(
-        host=smtp.host,
-        sender=check_address(smtp.sender),
-        security=smtp.security,
-        port=smtp.port,
-        username=smtp.username,
-        password=read_secret(smtp.password, variables, "smtp"),
-        timeout_s=to_ms(smtp.timeout) / 1000,
-    )
-
-
 def scale_rules(config: Config, environ: Mapping[str, str] | None = None) -> ScaleRules:
     """Where wanted numbers of workers go. Raises `DeclarationError` when the webhook's secret is not there, or none."""
     secret = read_secret(config.scale_secret, os.environ if environ is None else environ, "scale_secret")
     if config.scale_webhook:
         secret_key(secret)
     return ScaleRules(config.scale_command, config.scale_webhook, secret)
-
-
-def read_secret(text: str, variables: Mapping[str, str], setting: str) -> SecretStr:
-    """A secret as a setting gives it: itself, or "env:" and the name of the variable that has it."""
-    if text.startswith("env:"):
-        variable = text.removeprefix("env:")
-        if not variables.get(variable):
-            raise DeclarationError(f"the variable {variable} is not set", operation="configure", resource=setting)
-        text = variables[variable]
-    return SecretStr(text)
 
 
 def _with_keys(name: str, issuer: Issuer, variables: Mapping[str, str]) -> Issuer:

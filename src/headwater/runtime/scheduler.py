@@ -26,6 +26,7 @@ import structlog
 
 from headwater.app import App
 from headwater.clock import Clock, from_ms
+from headwater.cron import Every
 from headwater.engine import Engine
 from headwater.metrics import Recorder, series
 from headwater.runtime.wakeups import Wakeups
@@ -132,6 +133,34 @@ class Scheduler:
             return due_ms
         return due_ms - (now_ms - self._clock.wall_ms())  # this machine's clock is not the store's
 
+    async def ring(self, name: str, nominal_ms: int) -> int:
+        """Another clock says that a nominal time has come: make its tick, and deal with the times missed before it.
+
+        However often it rings, a time has one tick, and none once a later time had its own. How many were made.
+        """
+        spec = self._specs[name] = self._schedules[name].spec()
+        now_ms = max(nominal_ms, await self._engine.now_ms() - spec.jitter_ms)  # jitter is the other clock's matter
+
+        async def work(unit: UnitOfWork) -> tuple[ScheduleRow, ScheduleRow] | None:
+            before = await self._read(unit, name)
+            if before is None or (before.spec.when, before.spec.tz) != (spec.when, spec.tz):
+                fresh = before or ScheduleRow(name=name, spec=spec, last_ms=0)
+                before = msgspec.structs.replace(fresh, spec=spec, last_ms=nominal_ms - 1)
+            if before.paused or nominal_ms <= before.last_ms:
+                return None
+            before = msgspec.structs.replace(before, spec=spec)
+            row = await self._emit(
+                unit, before, [*_between(name, spec, before.last_ms, nominal_ms), nominal_ms], now_ms
+            )
+            self._write(unit, row)
+            return before, row
+
+        rows = await alone(self._engine, work)
+        if rows is None:
+            return 0
+        self._count(*rows)
+        return rows[1].fired - rows[0].fired
+
     async def _fire(self, name: str, now_ms: int) -> int | None:
         """Make the ticks of a schedule that are due; when to look at it again."""
         spec = self._specs[name]
@@ -216,6 +245,14 @@ class Scheduler:
     def _write(self, unit: UnitOfWork, row: ScheduleRow) -> None:
         table = self._system.schedules
         unit.write(Write(table.name, table.key(row.name), unit.next_id(), table.codec.encode(row)))
+
+
+def _between(name: str, spec: ScheduleSpec, last_ms: int, nominal_ms: int) -> list[int]:
+    """The nominal times after one and before another; those of a rate are counted back from the later one."""
+    timetable = spec.timetable()
+    if isinstance(timetable, Every):
+        return list(range(nominal_ms - timetable.period_ms, last_ms, -timetable.period_ms)[:COUNTED])[::-1]
+    return due_times(name, msgspec.structs.replace(spec, jitter_ms=0), last_ms, nominal_ms - 1)
 
 
 def _shown(ms: int) -> str:

@@ -39,9 +39,11 @@ from headwater.runtime.listener import (
     bind_console,
     bind_locally,
     make_private,
+    until_started,
 )
 from headwater.runtime.places import place_of_objects
-from headwater.runtime.rules import access_rules, mail_rules, scale_rules, webhook_rules
+from headwater.runtime.posting import mail_rules
+from headwater.runtime.rules import access_rules, scale_rules, webhook_rules
 from headwater.runtime.supervisor import Supervisor
 from headwater.runtime.telemetry import make_exporter
 from headwater.runtime.workers import Workers
@@ -156,7 +158,7 @@ class Server:
         broken = asyncio.create_task(self._engine.broken())
         stopped = asyncio.create_task(self._stop.wait())
         try:
-            await _until_started((public, *inner), servers)
+            await until_started((public, *inner), servers)
             await self.supervisor.serve()
             await self._workers.run()
             tune_interpreter()
@@ -260,11 +262,3 @@ def _check_names(apps: Sequence[App[Any]]) -> None:
                 resource=app.name,
                 hint="rename the app",
             )
-
-
-async def _until_started(listeners: Sequence[Listener], servers: Sequence[asyncio.Task[None]]) -> None:
-    while not all(listener.started for listener in listeners):
-        for server in servers:
-            if server.done():
-                server.result()
-        await asyncio.sleep(0.005)

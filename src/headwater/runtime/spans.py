@@ -125,7 +125,8 @@ class Spans:
     async def flush(self) -> None:
         """Write what waits."""
         try:
-            await self._write()
+            while self._waiting:
+                await self._write()
         except (StoreError, Unavailable, DeclarationError) as error:
             log.warning("spans could not be written", spans=len(self._waiting), error=str(error))
 
@@ -146,7 +147,7 @@ class Spans:
         return None if not self._waiting else now_ms + PERIOD_MS
 
     async def _write(self) -> None:
-        waiting = list(self._waiting)
+        waiting = self._waiting[: self._engine.features.max_unit_operations]
         kept = waiting[: self._take_room(len(waiting))]
         unit = UnitOfWork(self._engine)
         for span in kept:

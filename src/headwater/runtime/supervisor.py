@@ -12,6 +12,7 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,6 +22,7 @@ from headwater.blobs import BlobStore, Uncommitted
 from headwater.clock import Clock
 from headwater.engine import Engine
 from headwater.errors import DeclarationError, StoreError, Unavailable
+from headwater.grants import Permits
 from headwater.graph import Graph, build_graph, check_features, check_sources
 from headwater.http.access import Access, AccessRules
 from headwater.http.lifespan import Lifespan
@@ -125,6 +127,10 @@ class Supervisor:
         neighbours = Neighbours(clock, self.terms, self.webhooks, Holds(self.terms, self.uncommitted, clock))
         timed = (self.scheduler, self.tracer, self.monitor, self.autoscaler, self.terms, neighbours)
         self.wakeups: list[Wakeups] = [part.wakeups for part in timed]
+
+    @cached_property
+    def permits(self) -> Permits:
+        return Permits(self.graph)
 
     def _make_pulls(self, seal: Seal) -> Pulls:
         return Pulls(
@@ -261,7 +267,10 @@ class Supervisor:
         if self._leaves_processes and spec.in_process:
             self.tallies.setdefault(queue, Tally())
         elif queue not in self.consumers:
-            self.consumers[queue] = Consumer(self.engine, self.clock, spec, policy, self._threads, tracer=self.tracer)
+            permit = self.permits.of_queue(queue)
+            self.consumers[queue] = Consumer(
+                self.engine, self.clock, spec, policy, self._threads, tracer=self.tracer, permit=permit
+            )
             if self._consuming:
                 self.consumers[queue].start()
 

@@ -24,6 +24,7 @@ from headwater.errors import InvalidValue
 from headwater.events import INSERTED, REMOVED, Envelope
 from headwater.runtime.admin_base import time_of
 from headwater.runtime.python_text import literal
+from headwater.system import NAME
 
 _SETTLED_S = 60
 """How long before the roots are what they found: what comes of that is not to mix with what comes of them."""
@@ -35,6 +36,7 @@ def write_test(events: Sequence[TracedEvent], apps: Apps, catalog: Catalog) -> s
 
     Raises `InvalidValue` when the apps don't run here, or when nothing that began the trace can be done again.
     """
+    first = events[0].event
     known = {traced.event.id for traced in events}
     edits = {traced.event.id for traced in events if traced.event.cause in known}
     events = [traced for traced in events if traced.event.id not in edits]
@@ -42,14 +44,25 @@ def write_test(events: Sequence[TracedEvent], apps: Apps, catalog: Catalog) -> s
     involved = _involved(events, apps)
     acts = [(root, act) for root in roots if (act := _act(root, involved)) is not None]
     if not acts:
-        raise InvalidValue(
-            "nothing of what began the trace can be done again by a test",
-            operation="trace-test",
-            resource=events[0].event.trace if events else "",
-            hint="a server of its apps must run, and the trace must begin with a row, an object, a message or a tick",
-        )
+        raise _untestable(first)
     test = _Test(events, [root for root, _ in acts], involved)
     return test.text({root.id: act for root, act in acts}, catalog)
+
+
+def _untestable(first: Envelope) -> InvalidValue:
+    if first.source.startswith(f"{NAME}/"):
+        return InvalidValue(
+            "the trace began with the server's own work, which no test does again",
+            operation="trace-test",
+            resource=first.source,
+            hint="take a trace that begins with a row, an object, a message or a tick of an app",
+        )
+    return InvalidValue(
+        "nothing of what began the trace can be done again by a test",
+        operation="trace-test",
+        resource=first.trace,
+        hint="a server of its apps must run, and the trace must begin with a row, an object, a message or a tick",
+    )
 
 
 def _involved(events: Sequence[TracedEvent], apps: Apps) -> list[App[Any]]:

@@ -26,11 +26,13 @@ from headwater.clock import Clock, SystemClock
 from headwater.config import Config
 from headwater.engine import Engine
 from headwater.errors import DeclarationError, HeadwaterError
+from headwater.grants import Permits
 from headwater.graph import build_graph
 from headwater.handlers import HandlerSpec
 from headwater.http.limits import Limits
 from headwater.http.presigned import Presigner
 from headwater.metrics import Recorder
+from headwater.runtime.agreement import check_agreement
 from headwater.runtime.consumer import Consumer
 from headwater.runtime.mail import Mailer
 from headwater.runtime.places import place_of_objects
@@ -39,7 +41,7 @@ from headwater.runtime.tally import Counter
 from headwater.runtime.wakeups import Wakeups
 from headwater.runtime.worker_home import make_home
 from headwater.runtime.workers import WORKER_SHARE
-from headwater.system import NAME, System
+from headwater.system import System
 from headwater.tracing import Tracer
 from headwater.transactions import end_waits, serve_waits
 
@@ -100,6 +102,7 @@ class Worker:
         self.uncommitted = Uncommitted()
         self.system = System()
         self.graph = build_graph([*apps, self.system.app])
+        self.permits = Permits(self.graph)
         self.specs = _chosen(self.graph.handlers, queues, concurrency)
         self.mail = Mailer(self.system)
         self._home = make_home(
@@ -190,7 +193,8 @@ class Worker:
     async def _work(self, stopped: asyncio.Task[Any]) -> int:
         for queue, spec in self.specs.items():
             policy = self._policies[queue]
-            consumer = Consumer(self.engine, self.clock, spec, policy, self._threads, tracer=self.tracer)
+            permit = self.permits.of_queue(queue)
+            consumer = Consumer(self.engine, self.clock, spec, policy, self._threads, tracer=self.tracer, permit=permit)
             self._consumers.append(consumer)
             self._counters.append(Counter(consumer))
             consumer.start()
@@ -262,7 +266,7 @@ class Worker:
     # The store's catalog
 
     def _check(self, stored: Catalog) -> None:
-        _compare(self.graph.catalog, stored)
+        check_agreement(self.graph.catalog, stored)
         policies = {queue: stored.queues[queue] for queue in self.specs}
         if self._policies and policies != self._policies:
             raise DeclarationError(
@@ -298,32 +302,6 @@ def _chosen(handlers: dict[str, HandlerSpec], queues: Sequence[str], concurrency
     if concurrency:
         return {queue: msgspec.structs.replace(spec, concurrency=concurrency) for queue, spec in chosen.items()}
     return chosen
-
-
-def _compare(ours: Catalog, stored: Catalog) -> None:
-    """Raise `DeclarationError` when the store does not have what these apps declare, or has it otherwise."""
-    for kind, mine, theirs in (
-        ("table", ours.tables, stored.tables),
-        ("topic", ours.topics, stored.topics),
-        ("queue", ours.queues, stored.queues),
-    ):
-        for name in mine:
-            if name not in theirs and not name.startswith(f"{NAME}/"):
-                raise _differs(name, f"the store has no {kind} of this name")
-    for name, table in ours.tables.items():
-        other = stored.tables.get(name)
-        if other is None:
-            continue
-        if (table.partition, table.sort) != (other.partition, other.sort):
-            raise _differs(name, "the store has it with another key")
-        if table.schema != other.schema:
-            raise _differs(name, f"the store has model version {other.schema}, this worker's code {table.schema}")
-
-
-def _differs(name: str, why: str) -> DeclarationError:
-    return DeclarationError(
-        why, operation="connect", resource=name, hint="let the server of the store run the same version of the app"
-    )
 
 
 def _not_here(what: str) -> NoReturn:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from headwater.clock import Clock, SystemClock
 from headwater.console.guard import Visitor
 from headwater.console.house import House
 
@@ -36,6 +37,7 @@ class View(NamedTuple):
     visitor: Visitor
     path: Mapping[str, str]
     query: Mapping[str, str]
+    clock: Clock = SystemClock()
 
     async def ask(self, operation: str, **parameters: Any) -> Any:
         """An operation's answer; parameters that are None are left out."""

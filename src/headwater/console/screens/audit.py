@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,18 @@ async def load_audit(view: View) -> Mapping[str, Any]:
         before=query.get("before", ""),
     )
     names = sorted(operation["operation"] for operation in view.house.describe() if operation["writes"])
-    return {"actions": page["actions"], "next": page["next"], "operations": names, "outcomes": _OUTCOMES}
+    return {
+        "actions": page["actions"],
+        "next": page["next"],
+        "operations": names,
+        "outcomes": _OUTCOMES,
+        "command": shlex.join(["headwater", "audit", *_options(query)]),
+    }
+
+
+def _options(query: Mapping[str, str]) -> list[str]:
+    named = {"by": "by", "of": "of", "outcome": "outcome", "q": "search"}
+    return [word for name, option in named.items() if query.get(name) for word in (f"--{option}", query[name])]
 
 
 SCREENS = [Screen("/audit", "Audit", "audit.html", load_audit, key="l", topics=("audit",))]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from headwater.console.drawing import draw, outline
+from headwater.console.drawing import draw, draw_tree, outline
 from headwater.console.past import figures_at, totals
 from headwater.console.screens import Screen, View
 from headwater.console.topology import Answers, Figures, live_figures, make_topology
@@ -24,7 +24,7 @@ async def load_map(view: View) -> Mapping[str, Any]:
     app = view.query.get("app", "")
     shown = make_topology(Answers(resources, topology, figures, {} if at else await _alarms(view)), app)
     return {
-        "drawing": draw(shown),
+        "drawings": {"wide": draw(shown), "narrow": draw_tree(shown)},
         "apart": shown.apart,
         "apps": resources["apps"],
         "app": app,

@@ -60,10 +60,12 @@ async def load_queue(view: View) -> Mapping[str, Any]:
         raise UnknownResource("there is no such queue", resource=name)
     handlers = (await view.ask("topology"))["handlers"]
     known = queue["policy"] is not None
+    found = await _search(view, name) if known else None
     schema = await view.ask("schema", resource=name) if known else {"schema": None, "components": {}}
     return {
         "queue": queue,
-        "found": await _search(view, name) if known else None,
+        "found": found,
+        "searched": _number(view, "searched") + (found.looked_at if found else 0),
         "handler": next((handler for handler in handlers if handler["queue"] == name), None),
         "routes": [route for route in _routes(resources) if route["target"] == name],
         "fields": fields_of(schema),
@@ -73,9 +75,14 @@ async def load_queue(view: View) -> Mapping[str, Any]:
 
 
 async def _search(view: View, queue: str) -> Found:
-    after = view.query.get("after", "")
-    position = int(after) if after.isascii() and after.isdigit() and len(after) < _DIGITS else 0
-    return await find_messages(view, queue, view.query.get("q", ""), view.query.get("group", ""), position)
+    return await find_messages(
+        view, queue, view.query.get("q", ""), view.query.get("group", ""), _number(view, "after")
+    )
+
+
+def _number(view: View, name: str) -> int:
+    text = view.query.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else 0
 
 
 SCREENS = [

@@ -12,12 +12,11 @@ from headwater.console.differences import differences
 from headwater.console.forms import example_of, fields_of
 from headwater.console.row_filters import parameters_of_query
 from headwater.console.screens import Screen, View
+from headwater.console.searching import LOOKING_S, MOST, SLICE
 from headwater.errors import InvalidValue, UnknownResource
 
 _SIZES = (25, 50, 100, 200)
 _COLUMNS = 8
-_SCANNED = 5_000
-_SLICE = 500
 _CHANGES = 20
 
 
@@ -75,8 +74,9 @@ async def _rows(view: View, table: dict[str, Any]) -> tuple[list[Any], str | Non
         return page["items"], page["cursor"], 0
     found: list[Any] = []
     scanned = 0
-    while len(found) < limit and scanned < _SCANNED:
-        page = await view.ask("table-query", **asked, limit=_SLICE)
+    end = view.clock.monotonic() + LOOKING_S
+    while len(found) < limit and scanned < MOST and (not scanned or view.clock.monotonic() < end):
+        page = await view.ask("table-query", **asked, limit=SLICE)
         scanned += len(page["items"])
         found += [row for row in page["items"] if wanted in json.dumps(row, ensure_ascii=False).lower()]
         asked["cursor"] = page["cursor"]

@@ -8,8 +8,10 @@ from typing import Any
 from headwater.console.differences import differences
 from headwater.console.screens import Screen, View
 from headwater.console.waterfall import MAX_DEPTH, Row, axis_of, rows_of
+from headwater.errors import InvalidValue
 
 _SHOWN = 50
+_OWN = "headwater/"
 
 
 async def load_traces(view: View) -> Mapping[str, Any]:
@@ -39,6 +41,7 @@ async def load_trace(view: View) -> Mapping[str, Any]:
     ]
     return {
         "trace": answer,
+        "is_own": all(event["source"].startswith(_OWN) for root in answer["roots"] for event in root["events"]),
         "hops": hops,
         "marks": axis.marks(),
         "took": max((r.start + r.took for r in rows), default=0),
@@ -52,7 +55,12 @@ def _differences(row: Row) -> list[Any]:
 
 
 async def load_test(view: View) -> Mapping[str, Any]:
-    return {"id": view.path["id"], "code": (await view.ask("trace-test", id=view.path["id"]))["code"]}
+    """Without code where there is no such test, with the reason."""
+    id = view.path["id"]
+    try:
+        return {"id": id, "code": (await view.ask("trace-test", id=id))["code"], "refused": None}
+    except InvalidValue as error:
+        return {"id": id, "code": "", "refused": error}
 
 
 async def load_event(view: View) -> Mapping[str, Any]:

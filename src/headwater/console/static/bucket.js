@@ -109,7 +109,7 @@ async function removeAll() {
   button.disabled = true;
   try {
     const total = await countObjects(bucket, prefix, work);
-    const sure = total && (await confirmed(`Delete ${count(total, "object")} from ${bucket}?`));
+    const sure = total && (await confirmed(`Delete ${count(total, "object")} from ${bucket}?`, button.dataset.cli));
     const slice = (limit) => act("bucket-clear", { bucket, prefix, limit });
     const done = sure ? await removeSlices(slice, total, "object", work) : 0;
     work.end(total ? `${count(done, "object")} deleted` : "no object matches");

@@ -7,17 +7,24 @@ import { bindPalette } from "/static/palette.js";
 
 export const csrf = () => document.querySelector('meta[name="csrf"]').content;
 
-export function toast(text) {
+// `cli` is the command that would have done the same.
+export function toast(text, cli = "") {
   const line = document.createElement("div");
   line.className = "toast";
   line.textContent = text;
+  if (cli) {
+    const command = document.createElement("code");
+    command.textContent = cli;
+    line.append(command);
+  }
   document.getElementById("toasts").append(line);
   setTimeout(() => line.remove(), 6000);
 }
 
-export async function confirmed(text) {
+export async function confirmed(text, cli = "") {
   const dialog = document.getElementById("confirm");
   dialog.querySelector("#confirm-text").textContent = text;
+  dialog.querySelector("#confirm-cli").textContent = cli;
   dialog.showModal();
   return new Promise((resolve) =>
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }),
@@ -43,8 +50,9 @@ document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (!(form instanceof HTMLFormElement) || !form.matches('form.action, form[data-action]')) return;
   event.preventDefault();
-  if (form.dataset.confirm && !(await confirmed(form.dataset.confirm))) return;
   const button = event.submitter;
+  const cli = button?.dataset.cli ?? "";
+  if (form.dataset.confirm && !(await confirmed(form.dataset.confirm, cli))) return;
   if (button) button.disabled = true;
   try {
     const response = await fetch(form.action, {
@@ -54,7 +62,7 @@ document.addEventListener("submit", async (event) => {
     });
     const answer = await response.json();
     if (!response.ok) throw new Error([answer.detail, answer.hint].filter(Boolean).join(" – "));
-    toast(form.dataset.done || "done");
+    toast(form.dataset.done || "done", cli);
     form.dispatchEvent(new CustomEvent("done", { bubbles: true, detail: answer }));
     await refresh();
   } catch (error) {
@@ -85,9 +93,27 @@ function reachScrolled() {
   }
 }
 
+// On a narrow screen a row is a card: each cell needs the heading of its column beside it.
+function labelCells() {
+  for (const table of document.querySelectorAll("main .scroll > table:not(.differences)")) {
+    const names = [...(table.tHead?.rows[0]?.cells ?? [])].map((heading) => heading.textContent.trim());
+    table.classList.add("cards");
+    for (const row of table.tBodies[0]?.rows ?? []) {
+      for (const [n, cell] of [...row.cells].entries()) {
+        if (cell.colSpan === 1) cell.dataset.label = names[n] ?? "";
+      }
+    }
+  }
+}
+
+function fit() {
+  labelCells();
+  reachScrolled();
+}
+
 bindKeys();
 bindPalette();
-reachScrolled();
-onRefresh(reachScrolled);
+fit();
+onRefresh(fit);
 addEventListener("resize", reachScrolled);
 watch();

@@ -57,7 +57,7 @@ if (form) {
     const ids = dataset.which === "selected" ? selected() : null;
     const total = ids ? ids.length : matching();
     const ending = verb === "discard" ? " They are gone for good." : "";
-    if (!(await confirmed(`${verb === "discard" ? "Discard" : "Redrive"} ${count(total, "dead letter")}?${ending}`))) return;
+    if (!(await confirmed(`${verb === "discard" ? "Discard" : "Redrive"} ${count(total, "dead letter")}?${ending}`, dataset.cli))) return;
     for (const button of form.querySelectorAll("button")) button.disabled = true;
     try {
       await settle(verb, ids);

@@ -8,13 +8,13 @@ if (bulk) {
   bulk.hidden = false;
   bulk.addEventListener("click", (event) => {
     const operation = event.target.dataset.each;
-    if (operation) run(operation);
+    if (operation) run(operation, event.target.dataset.cli);
   });
 }
 
-async function run(operation) {
+async function run(operation, cli) {
   const names = [...document.querySelectorAll("[data-queue]")].map((link) => link.dataset.queue);
-  if (!(await confirmed(`${operation} ${names.length} queues?`))) return;
+  if (!(await confirmed(`${operation} ${names.length} queues?`, cli))) return;
   const bar = bulk.querySelector("progress");
   const status = bulk.querySelector('[role="status"]');
   const buttons = bulk.querySelectorAll("button");

@@ -84,7 +84,7 @@ async function save(button) {
     complain(answer);
     if (answer.error === "ConditionFailed" && form.elements.if_version) await showConflict();
   } else if (form.elements.if_version) {
-    toast("saved");
+    toast("saved", button?.dataset.cli);
     take({ version: answer.version, document: text.value });
   } else location.assign(`/tables/${form.dataset.table}/row?key=${encodeURIComponent(JSON.stringify(answer.key))}`);
 }

@@ -27,7 +27,7 @@ async function removeAll() {
   button.disabled = true;
   try {
     const total = await countRows(parameters, work);
-    const sure = total && (await confirmed(`Delete ${count(total, "row")} from ${parameters.table}?`));
+    const sure = total && (await confirmed(`Delete ${count(total, "row")} from ${parameters.table}?`, button.dataset.cli));
     const slice = (limit) => act("table-clear", { ...parameters, limit });
     const done = sure ? await removeSlices(slice, total, "row", work) : 0;
     work.end(total ? `${count(done, "row")} deleted` : "no row matches");
