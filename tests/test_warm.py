@@ -59,7 +59,8 @@ import os, sys
 from pathlib import Path
 from tests.warm import Warm
 streams = (open(os.devnull, "rb"), open("out", "wb"), open("out", "ab"))
-print(Warm("sleeper", folder=Path(), environment=os.environ, streams=streams).pid, flush=True)
+process = Warm("sleeper", folder=Path(), environment=os.environ, streams=streams)
+print(process.pid, flush=True)
 sys.stdin.read()
 """
 
@@ -92,7 +93,8 @@ def test_it_ends_with_who_asked_for_it(tmp_path: Path) -> None:
     ) as asker:
         assert asker.stdout is not None
         pid = int(asker.stdout.readline())
-        assert state_of(pid) in "RSD"
+        until(lambda: "asleep" in (tmp_path / "out").read_text())
+        assert state_of(pid) in {"R", "S", "D"}
         asker.kill()
     until(lambda: state_of(pid) in ("", "Z"))
 

@@ -65,6 +65,7 @@ class Warm:
             "group": group,
         }
         self.returncode: int | None = None
+        self._lines = b""
         self._told, theirs = socket.socketpair()
         with theirs:
             handles = [*(stream.fileno() for stream in streams), theirs.fileno()]
@@ -75,11 +76,11 @@ class Warm:
         self.pid = self._read()
 
     def _read(self) -> int:
-        line = b""
-        while not line.endswith(b"\n"):
-            part = self._told.recv(16)
+        while b"\n" not in self._lines:
+            part = self._told.recv(64)
             assert part, "the origin of warm processes has ended"
-            line += part
+            self._lines += part
+        line, _, self._lines = self._lines.partition(b"\n")
         return int(line)
 
     def poll(self) -> int | None:

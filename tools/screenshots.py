@@ -17,12 +17,14 @@ from headwater.console.screens import all_screens
 from tests.browser.chromium import BINARY, Chromium
 from tests.browser.console_house import ROOT, show
 from tests.browser.console_pages import find_pages
-from tests.browser.lively import serve_applications
+from tests.browser.lively import serve_applications, wait_for
 
 FOLDER = ROOT / "docs/screenshots"
 PAGE = ROOT / "docs/console.md"
 HEADING = "## All screens\n"
 WIDTH = 1280
+FLOW = 'class="current flow'
+"""On the map, where something flows."""
 
 
 def main() -> None:
@@ -32,15 +34,19 @@ def main() -> None:
         folder, profile, pictures = (Path(name) / part for part in ("house", "profile", "pictures"))
         folder.mkdir()
         pictures.mkdir()
-        with serve_applications(folder) as house, Chromium(profile) as browser:
-            with httpx.Client(base_url=house.console, timeout=60) as http:
-                pages = find_pages(http, 10, "reporting")
-            with busy(house.url):
-                for screen in all_screens():
-                    if screen.path not in pages:
-                        print(f"the applications have nothing for {screen.path}", file=sys.stderr)
-                        continue
-                    take(browser, house.console + best(pages[screen.path]), pictures / name_of(screen.path))
+        with (
+            serve_applications(folder) as house,
+            Chromium(profile) as browser,
+            httpx.Client(base_url=house.console, timeout=60) as http,
+            busy(house.url),
+        ):
+            pages = find_pages(http, 10, "reporting")
+            wait_for(lambda: FLOW in http.get("/").text)
+            for screen in all_screens():
+                if screen.path not in pages:
+                    print(f"the applications have nothing for {screen.path}", file=sys.stderr)
+                    continue
+                take(browser, house.console + best(pages[screen.path]), pictures / name_of(screen.path))
         shutil.rmtree(FOLDER, ignore_errors=True)
         shutil.copytree(pictures, FOLDER)
     show_all()

@@ -33,6 +33,13 @@ blocks = app.queue("blocks", Order)
 placed.to(bills)
 
 
+async def rest(seconds: float) -> None:
+    """Less when somebody makes the file `wake`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not Path("wake").exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
 @app.on(bills)
 async def bill(event: Event[Order]) -> None:
     if event.data.cents < 0:
@@ -43,7 +50,7 @@ async def bill(event: Event[Order]) -> None:
 @app.on(naps, concurrency=2)
 async def nap(event: Event[Order]) -> None:
     Path(f"napping-{event.data.id}").touch()
-    await asyncio.sleep(event.data.cents / 100)
+    await rest(event.data.cents / 100)
     await orders.put(event.data)
 
 
@@ -62,7 +69,7 @@ async def get_order(id: str) -> Order | None:
 async def place_order(order: Order, nap: float = 0) -> Order:
     if nap:
         Path(f"requesting-{order.id}").touch()
-        await asyncio.sleep(nap)
+        await rest(nap)
     await placed.publish(order)
     return order
 

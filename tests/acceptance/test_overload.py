@@ -40,7 +40,7 @@ async def broken() -> None:
 def configured(folder: Path, *lines: str) -> Path:
     make_shop(folder)
     (folder / "caller.py").write_text(CALLING_APP, "utf-8")
-    text = ["[default]", 'apps = ["shop", "caller"]', "port = 0", 'drain = "5s"', *lines, ""]
+    text = ["[default]", 'apps = ["shop", "caller"]', "port = 0", 'drain = "100s"', *lines, ""]
     (folder / "headwater.toml").write_text("\n".join(text), "utf-8")
     return folder
 
@@ -70,7 +70,7 @@ def test_a_full_server_sheds_and_stays_healthy_and_loses_nothing(tmp_path: Path)
     folder = configured(tmp_path / "full", "[default.limits]", "requests = 2")
     with Serving(folder) as server:
         url = server.url
-        running = [Background(url, id, 2) for id in ("one", "two")]
+        running = [Background(url, id, 600) for id in ("one", "two")]
         for id in ("one", "two"):
             wait_until(folder / f"requesting-{id}")
         shed = httpx.post(f"{url}/shop/orders", json={"id": "three", "cents": 1})
@@ -78,6 +78,7 @@ def test_a_full_server_sheds_and_stays_healthy_and_loses_nothing(tmp_path: Path)
         assert shed.headers["retry-after"] == "1"
         assert shed.json()["error"] == "Overloaded"
         assert [httpx.get(f"{url}{path}").status_code for path in ("/live", "/ready")] == [200, 200]
+        (folder / "wake").touch()
         for request in running:
             request.join(PATIENCE_S)
             assert request.answer is not None
@@ -89,9 +90,9 @@ def test_a_full_server_sheds_and_stays_healthy_and_loses_nothing(tmp_path: Path)
 
 
 def test_a_request_beyond_its_deadline_is_504_without_effect_here(tmp_path: Path) -> None:
-    folder = configured(tmp_path / "late", "[default.limits]", 'request_timeout = "500ms"')
+    folder = configured(tmp_path / "late", "[default.limits]", 'request_timeout = "2s"')
     with Serving(folder) as server:
-        answer = httpx.post(f"{server.url}/shop/orders?nap=60", json={"id": "late", "cents": 1}, timeout=PATIENCE_S)
+        answer = httpx.post(f"{server.url}/shop/orders?nap=600", json={"id": "late", "cents": 1}, timeout=PATIENCE_S)
         assert answer.status_code == 504
         assert answer.json()["error"] == "RequestExpired"
         assert httpx.post(f"{server.url}/shop/orders", json={"id": "soon", "cents": 1}).status_code == 202
@@ -106,13 +107,14 @@ def test_a_server_that_drains_says_so(tmp_path: Path) -> None:
     with Serving(folder) as server:
         url = server.url
         assert httpx.get(f"{url}/ready").json() == {"status": "ready"}
-        cli(folder, "send", "shop/naps", '{"id": "first", "cents": 250}').ok()
+        cli(folder, "send", "shop/naps", '{"id": "first", "cents": 60000}').ok()
         wait_until(folder / "napping-first")
         server.process.terminate()
         server.wait_for("stopping")
         answer = httpx.get(f"{url}/ready")
         assert (answer.status_code, answer.json()["detail"]) == (503, "the server stops")
         assert httpx.get(f"{url}/live").status_code == 200
+        (folder / "wake").touch()
         assert server.process.wait(PATIENCE_S) == 0
 
 

@@ -98,19 +98,6 @@ async def test_a_group_stops_at_its_first_failure_and_others_go_on(stack: str, q
         assert "a3" not in await shop.stored()
 
 
-async def test_what_only_stood_behind_a_failure_has_all_its_receives_left(stack: str, queue: str) -> None:
-    shop = Shop(fifo=True, max_receives=2)
-    async with staged(stack, [shop.app]) as stage:
-        for id in ("a1", "a2", "a3"):
-            await shop.orders.send(Order(id=id, poison=id != "a3"), group="a")
-        for there in (3, 3, 2):
-            await run(stage, queue, stage.receive(queue, there))
-            stage.engine._unattempted.clear()  # as in another environment, which has not seen this
-        assert shop.runs == ["a1", "a1", "a2", "a2", "a3"]
-        assert [letter.receives for letter in await stage.engine.dead_letters(queue)] == [2, 2]
-        assert await shop.stored() == {"a3"}
-
-
 async def test_a_message_that_was_committed_has_no_effect_when_it_comes_again(stack: str, queue: str) -> None:
     app = App("shop")
     orders = app.queue("orders", Order)

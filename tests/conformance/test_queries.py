@@ -107,6 +107,19 @@ async def test_pages_of_integer_keys_in_numeric_order(store: Store, limit: int) 
     assert await pages(store.engine, limit, table="shop/numbers", partition="p", reverse=True) == expected[::-1]
 
 
+@pytest.mark.parametrize(
+    ("after", "reverse", "expected"),
+    [(9, False, []), (-9, False, [0, 1]), (0, False, [1]), (-9, True, []), (9, True, [1, 0]), (1, True, [0])],
+)
+async def test_a_page_goes_on_behind_a_place_outside_of_its_bounds(
+    store: Store, after: int, reverse: bool, expected: list[int]
+) -> None:
+    await store.open(NUMBERS)
+    await fill(store, "shop/numbers", [("p", n) for n in INTEGERS])
+    query = Query(table="shop/numbers", partition="p", low=0, high=1, after=("p", after), reverse=reverse)
+    assert [record.key[1] for record in (await store.engine.query(query)).records] == expected
+
+
 async def test_composite_keys_are_never_concatenated(store: Store) -> None:
     await store.open(WORDS)
     keys: list[Key] = [("a", "b/c"), ("a/b", "c"), ("ab", "c"), ("a", "bc"), ("a%2Fb", "c")]

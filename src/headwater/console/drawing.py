@@ -162,8 +162,8 @@ _Labelling = Callable[[Sequence[Point], str, float], Point]
 
 
 def _between(way: Sequence[Point], rate: str, top: float) -> Point:
-    """In the middle of the last piece."""
-    (x1, y1), (x2, y2) = way[-2], way[-1]
+    """In the middle of the longest piece, of the last one of those."""
+    (x1, y1), (x2, y2) = max(reversed([*pairwise(way)]), key=lambda piece: abs(piece[1][0] - piece[0][0]))
     return (x1 + x2) / 2, (y1 + y2) / 2 - 5
 
 

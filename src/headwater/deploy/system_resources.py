@@ -15,7 +15,6 @@ REPLACED = {
     f"{NAME}/scalings": "Application Auto Scaling decides",
     f"{NAME}/terms": "nothing is left that one process has to do",
     f"{NAME}/places": "a stack's bucket is its own",
-    f"{NAME}/audit": "CloudTrail tells who did what",
     f"{NAME}/erasures": "there is no erasure on AWS",
     f"{NAME}/forgettings": "there is no erasure on AWS",
 }

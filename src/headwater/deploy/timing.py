@@ -16,12 +16,16 @@ _OVERHEAD_S = 5
 
 
 def batch_of(plan: Plan, queue: str) -> int:
-    """How many messages an invocation brings at the most."""
+    """How many messages an invocation brings at the most.
+
+    Of a FIFO queue one, if its handler wants no more: SQS counts as received what only stands behind a failing message
+    of its group, so a message could become a dead letter without a try of its own.
+    """
     handler = plan.handled[queue]
     if handler is None:
         return DEFAULT_BATCH
     if plan.catalog.queues[queue].fifo:
-        return min(handler.batch or DEFAULT_BATCH, MOST_FIFO)
+        return min(handler.batch or 1, MOST_FIFO)
     return min(handler.batch, MOST_BATCH) if handler.batch else min(DEFAULT_BATCH, handler.concurrency)
 
 

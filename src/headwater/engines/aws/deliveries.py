@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from headwater.applying.state import Lease
-from headwater.aws import stored
 from headwater.aws.journal import join_pieces, piece_key
 from headwater.aws.messages import Arrived, marker_of, position_of, read_body
 from headwater.aws.ways import Ways
@@ -192,29 +191,13 @@ class Deliveries(Leases):
                 continue
             if address.stored:
                 arrived = Arrived(await self._fetch(arrived.event.id) or arrived.event, address)
-            receives = await self._receives(queue, arrived, receipt, message["Attributes"])
-            found.append(self._lease(number, arrived, receipt, message["Attributes"], receives))
+            found.append(self._lease(number, arrived, receipt, message["Attributes"]))
         return found
 
-    async def _receives(self, queue: str, arrived: Arrived, receipt: Receipt, attributes: Mapping[str, str]) -> int:
-        """How often the message was tried, with this time.
-
-        SQS counts how often it was handed out, in FIFO queues also behind one that fails. There the failures that were
-        written down count, unless SQS's count is beyond what that explains: then its tries have had no end.
-        """
-        counted, spec = int(attributes.get("ApproximateReceiveCount", 1)), self.state.queues[queue]
-        if not spec.fifo or counted == 1:
-            return counted - self._unattempted[receipt.sqs_id]
-        sent_ms = int(attributes.get("SentTimestamp", 0))
-        tries = stored.read_attempts(await self.store_items(stored.attempts_partition(f"{arrived.event.id}/{queue}")))
-        failed = sum(int(one["ended_ms"]) >= sent_ms for one in tries)
-        return max(failed + 1, counted - MOST_MESSAGES * spec.max_receives)
-
-    def _lease(
-        self, number: int, arrived: Arrived, receipt: Receipt, attributes: Mapping[str, str], receives: int
-    ) -> Delivery:
+    def _lease(self, number: int, arrived: Arrived, receipt: Receipt, attributes: Mapping[str, str]) -> Delivery:
         queue = self.state.names[number]
         spec, place = self.state.queues[queue], (number, position_of(receipt.sqs_id))
+        receives = int(attributes.get("ApproximateReceiveCount", 1)) - self._unattempted[receipt.sqs_id]
         delivery = Delivery(
             queue=queue,
             position=place[1],

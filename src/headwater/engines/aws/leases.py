@@ -3,7 +3,7 @@
 A lease is SQS's visibility timeout, kept here as a deadline; its receipt handle stays in `_receipts`, under the
 delivery's place. The fencing token means something in this process only: that at most one attempt's commit is accepted
 is the marker's work (decision 0035). SQS counts every receive; those that ended without an attempt are counted here
-and taken off, as long as this process lives (and see `Deliveries` for FIFO queues).
+and taken off, as long as this process lives.
 """
 
 from __future__ import annotations

@@ -92,14 +92,20 @@ class _Reading:
             self._ask_partition(query.partition)
         if self._names:
             self.arguments["ExpressionAttributeNames"] = self._names
-        if query.after is not None:
-            self.arguments["ExclusiveStartKey"] = self._start(query.after)
-
-    @property
-    def is_empty(self) -> bool:
+        low, high = (self._values[name]["S"].encode() if name in self._values else None for name in (":low", ":high"))
+        self.is_empty = low is not None and high is not None and low > high
         """Whether nothing can be in the query's range; DynamoDB refuses such a question."""
-        low, high = self._values.get(":low"), self._values.get(":high")
-        return bool(low and high and low["S"].encode() > high["S"].encode())
+        if query.after is not None:
+            self._begin(self._start(query.after), low, high)
+
+    def _begin(self, start: Item, low: bytes | None, high: bytes | None) -> None:
+        """Behind `start`, which DynamoDB takes within the range only."""
+        at = start[self._names["#r"]]["S"].encode() if "#r" in self._names and self.operation == "query" else b""
+        is_below, is_above = low is not None and at < low, high is not None and at > high
+        if is_below or is_above:
+            self.is_empty = self.is_empty or is_below == self._query.reverse
+        else:
+            self.arguments["ExclusiveStartKey"] = start
 
     def _ask_table(self) -> None:
         pack = pack_part if self._index else str
