@@ -8,11 +8,17 @@ from __future__ import annotations
 import os
 import shutil
 
+import httpx
 import pytest
+
+from tests.patience import PATIENCE_S
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*programs, package): skipped without one of them, failed in CI")
+    limits = httpx._config.DEFAULT_TIMEOUT_CONFIG  # five seconds, which a busy machine may take
+    limits.connect = limits.read = limits.write = limits.pool = PATIENCE_S
+    config.addinivalue_line("markers", "feature(name, reason): holds on engines whose Features have it")
 
 
 @pytest.hookimpl(tryfirst=True)

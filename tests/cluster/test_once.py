@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+import pytest
+
 from headwater import App, Event, Tick
 from headwater.errors import HeadwaterError, Throttled, Unauthenticated
+from headwater.events import Delivery
 from headwater.http.access import AccessRules
 from headwater.http.metering import FLUSH_S
 from headwater.metrics import request_metric
@@ -225,7 +229,25 @@ async def test_a_webhook_is_delivered_by_any_server_also_when_that_of_its_subscr
         assert [route.id for route in routes if route.target == hook.queue] == [made["id"]]
 
 
-async def test_messages_that_are_leased_together_are_each_held_to_their_end(gather: Gather) -> None:
+def count_extensions(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows when leases have been extended."""
+    done: list[object] = []
+
+    def counted(extend: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def extended(deliveries: list[Delivery]) -> None:
+            await extend(deliveries)
+            done.append(deliveries)
+
+        return extended
+
+    for member in crew.members:
+        monkeypatch.setattr(member.engine, "extend", counted(member.engine.extend))
+    return done
+
+
+async def test_messages_that_are_leased_together_are_each_held_to_their_end(
+    gather: Gather, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun: list[str] = []
     goes_on = asyncio.Event()
 
@@ -248,9 +270,10 @@ async def test_messages_that_are_leased_together_are_each_held_to_their_end(gath
             await jobs.send({"id": id})
         await first.engine.pause("shop/jobs", False)
         await until(lambda: "slow" in begun)
-        for _ in range(40):
-            crew.clock.move_to(crew.clock.monotonic() + 0.5)
-            await asyncio.sleep(0.02)
+        extended = count_extensions(crew, monkeypatch)
+        for n in range(20):
+            crew.clock.move_to(crew.clock.monotonic() + 1)
+            await until(lambda: len(extended) > n)  # noqa: B023 a third of the visibility has passed
         assert begun == ["quick", "slow"], "its lease was extended"
         goes_on.set()
         await crew.settle()

@@ -67,10 +67,6 @@ collect_ignore_glob = [f"test_{engine}_*" for engine in ("sqlite", "postgres") i
 DECLARED = "by its Features"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "feature(name, reason): holds on engines whose Features have it")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine_name" in metafunc.fixturenames:
         module = metafunc.module.__name__.rpartition("test_")[2]

@@ -71,11 +71,11 @@ async def test_the_late_commit_of_a_process_that_was_cut_off_has_no_effect(postg
 
 async def test_a_group_has_one_valid_lease(postgres_url: str) -> None:
     """Its holder lives, so the others wait for longer than a life and a visibility time that was extended."""
-    async with opened(postgres_url, install=catalog()) as one, opened(postgres_url) as other:
+    async with opened(postgres_url, install=catalog(visibility_ms=2_500)) as one, opened(postgres_url) as other:
         await send_steps(one, 2)
         (delivery,) = await soon(one.receive(STEPS, 1))
         waiting = asyncio.ensure_future(go_through(other, 1))
-        for _ in range(8):
+        for _ in range(10):
             await asyncio.wait([waiting], timeout=0.3)
             await one.extend([delivery])
         assert not waiting.done()

@@ -87,5 +87,5 @@ async def test_the_time_is_right_when_it_was_asked_for_again_and_again(
         proxy.heal()
         for _ in range(20):
             await commit(engine, lambda made: send(made, JOBS, "job"))
-            assert abs(await engine.now_ms() - clock.wall_ms()) < 300
+            assert abs(await engine.now_ms() - clock.wall_ms()) < 1000
             await clock.sleep(0.05)
