@@ -32,7 +32,7 @@ _OPTIONS = (
     "--proxy-server=127.0.0.1:9",
     "--remote-debugging-pipe",
 )
-_KEYS = {"Enter": (13, "\r"), "Tab": (9, "")}
+_KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), "Escape": (27, "")}
 
 
 class Chromium:

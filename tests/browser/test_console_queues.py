@@ -176,6 +176,15 @@ def test_pausing_resuming_and_purging_a_queue(house: ConsoleHouse, page: Chromiu
     say_yes(page)
     page.until("document.querySelectorAll('.message').length === 0")
     assert depth_of(house, INCOMING) == 0
+    send(house, "a reading to be kept")
+    page.until("document.querySelectorAll('.message').length === 1")
+    press_button(page, "Purge")
+    page.until("document.getElementById('confirm').open")
+    page.press("Escape")
+    page.until("!document.getElementById('confirm').open")
+    page.evaluate("new Promise((done) => setTimeout(done, 50))")  # an action would have been sent by now
+    assert depth_of(house, INCOMING) == 1
+    house.ask("purge", queue=INCOMING)
     press_button(page, "Resume")
     page.until("!document.querySelector('h1').textContent.includes('paused')")
     assert next(q for q in house.ask("queues")["queues"] if q["name"] == INCOMING)["paused"] is False
@@ -337,3 +346,23 @@ def test_what_does_not_exist_is_not_found(house: ConsoleHouse) -> None:
     ):
         answer = httpx.get(f"{house.console}{path}", headers={"Accept": "text/html"})
         assert answer.status_code == 200, path
+
+
+def test_what_is_done_during_a_refresh_is_shown_after_it(house: ConsoleHouse, page: Chromium) -> None:
+    page.open(f"{house.console}/queues/{INCOMING}")
+    page.until("document.querySelector('[data-live]').dataset.state === 'live'")
+    asked = """(async () => {
+        const live = await import('/static/live.js');
+        const real = window.fetch;
+        let asked = 0;
+        window.fetch = (...parameters) => { asked += 1; return real(...parameters); };
+        const first = live.refresh();
+        const later = [live.refresh(), live.refresh()];
+        const during = asked;
+        await Promise.all([first, ...later]);
+        window.fetch = real;
+        return [during, asked];
+    })()"""
+    during, after = page.evaluate(asked)
+    assert during == 1
+    assert after >= 2

@@ -25,10 +25,15 @@ export async function confirmed(text, cli = "") {
   const dialog = document.getElementById("confirm");
   dialog.querySelector("#confirm-text").textContent = text;
   dialog.querySelector("#confirm-cli").textContent = cli;
+  dialog.returnValue = ""; // in some browsers Escape leaves the last answer
   dialog.showModal();
-  return new Promise((resolve) =>
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }),
-  );
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", function closed() {
+      if (dialog.open) return; // this was the end of the question before
+      dialog.removeEventListener("close", closed);
+      resolve(dialog.returnValue === "yes");
+    });
+  });
 }
 
 // Runs an operation; the answer, or an error whose message is for people.

@@ -6,6 +6,7 @@ import { morphChildren } from "/static/morph.js";
 let source = null;
 let known = {};
 let refreshing = null;
+let following = null;
 const listeners = new Set();
 
 // Calls `listener` after parts of the page were replaced.
@@ -13,9 +14,16 @@ export function onRefresh(listener) {
   listeners.add(listener);
 }
 
-export async function refresh() {
-  refreshing ??= replaceParts().finally(() => (refreshing = null));
-  return refreshing;
+// Shows what is so after the call: a refresh that is under way may have looked before, so another one follows it.
+export function refresh() {
+  if (!refreshing) return (refreshing = replaceParts().finally(() => (refreshing = null)));
+  following ??= refreshing
+    .catch(() => {})
+    .then(() => {
+      following = null;
+      return refresh();
+    });
+  return following;
 }
 
 async function replaceParts() {
