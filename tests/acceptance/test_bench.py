@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bench.coldstart import KINDS
 from tests.patience import PATIENCE_S
 from tests.postgres.server import run_sql
 from tests.warm import run_warm
@@ -83,8 +84,21 @@ def test_benchmark_starts_a_server_on_the_disk_of_the_working_directory() -> Non
         assert report["details"][figure] > 0
 
 
+def test_cold_starts_are_a_line_for_each_function() -> None:
+    done = run_warm(
+        "bench", "coldstart", "--json", "--n", "1", folder=PROJECT, environment=os.environ, timeout=4 * PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [report["details"]["function"] for report in reports] == list(KINDS)
+    for report in reports:
+        assert report["p50_ms"] > report["floor_p50_ms"] > 0
+        assert report["details"]["ready_ms"] > 0
+        assert report["details"]["imports_ms"] > 0
+
+
 def test_all_benchmarks_are_here() -> None:
     from bench.__main__ import BENCHES, POSTGRES
 
-    assert set(BENCHES) == set(SMALL)
+    assert set(BENCHES) == {*SMALL, "coldstart"}
     assert set(POSTGRES) == set(SMALL_ON_POSTGRES)
