@@ -1,12 +1,16 @@
 """A process that forgets a person, slice by slice, and tells each commit; and what of the person is left afterwards.
 
-`python -m tests.faults.forgetful FOLDER` prints a line after each redaction that is durable, until it is killed.
+`python -m tests.faults.forgetful FOLDER LINES` prints a line after each redaction that is durable, and kills itself
+after so many.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from headwater.applying import forgetting
@@ -71,7 +75,18 @@ async def go_on(engine: Engine) -> None:
         assert await erase(engine, waiting.event.id, message.id) is None
 
 
-async def victim(folder: Path) -> None:
+class Teller:
+    def __init__(self, lines: int) -> None:
+        self._left = lines
+
+    def __call__(self, line: str) -> None:
+        print(line, flush=True)
+        self._left -= 1
+        if not self._left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def victim(folder: Path, say: Callable[[str], None]) -> None:
     forgetting.SLICE = 4
     engine = await opened(folder)
     if not await engine.peek(FORGETTINGS, 1):
@@ -81,20 +96,20 @@ async def victim(folder: Path) -> None:
 
     def told(work: Commit) -> asyncio.Future:  # type: ignore[type-arg]
         committing = commit(work)
-        committing.add_done_callback(lambda _: print("commit", flush=True))
+        committing.add_done_callback(lambda _: say("commit"))
         return committing
 
     def scrubbing(*arguments: object) -> bool:
         done = scrub(*arguments)  # type: ignore[arg-type]
-        print("scrub", flush=True)
+        say("scrub")
         return done
 
     engine.commit = told  # type: ignore[method-assign,assignment]
     engine._scrub = scrubbing  # type: ignore[method-assign,assignment]
     await go_on(engine)
-    print("done", flush=True)
+    say("done")
     await asyncio.sleep(600)
 
 
 if __name__ == "__main__":
-    asyncio.run(victim(Path(sys.argv[1])))
+    asyncio.run(victim(Path(sys.argv[1]), Teller(int(sys.argv[2]))))

@@ -16,14 +16,14 @@ from tests.patience import PATIENCE_S
 
 
 def run_until_killed(folder: Path, lines: int) -> list[str]:
-    """What the process said before it was killed, after so many lines or when it was done."""
+    """What the process said before it died, after so many lines or when it was done."""
     said: list[str] = []
     deadline = time.monotonic() + PATIENCE_S
-    with Victim("forgetful", str(folder)) as process:
+    with Victim("forgetful", str(folder), str(lines)) as process:
         try:
             for line in process.stdout:
                 said.append(line.strip())
-                if len(said) == lines or said[-1] == "done":
+                if said[-1] == "done":
                     break
                 assert time.monotonic() < deadline, "the process lives on"
         finally:
